@@ -1,0 +1,1 @@
+"""What a layer costs: measured tables and the plan table built from them."""
