@@ -1,0 +1,1 @@
+"""What is deployed: telemetry, features, policy, controller. Needs numpy and msgspec only."""

@@ -1,0 +1,69 @@
+"""Talk to `cutlayerd` over its Unix socket: one JSON object a line, blocking."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from cutlayer.errors import PeerError
+from cutlayer.runtime.controller import Decision, Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Client:
+    """One connection to the daemon; a context manager."""
+
+    def __init__(self, path: Path, timeout_s: float = 5.0) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            self._socket.close()
+            raise PeerError(f"no daemon answers at {path} ({error.strerror}); start one with: cutlayerd --socket {path}") from error
+        self._pending = b""
+        self._decision = msgspec.json.Decoder(Decision)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def call(self, line: bytes) -> bytes:
+        """Send one line, wait for the reply to it.
+
+        Raises:
+            PeerError: the daemon went away or answered with an error.
+        """
+        try:
+            self._socket.sendall(line + b"\n")
+            while b"\n" not in self._pending:
+                data = self._socket.recv(65_536)
+                if not data:
+                    raise PeerError("the daemon closed the connection")
+                self._pending += data
+        except OSError as error:
+            raise PeerError(f"the daemon does not answer: {error}") from error
+        reply, self._pending = self._pending.split(b"\n", 1)
+        if reply.startswith(b'{"error"'):
+            raise PeerError(f"the daemon refused: {reply.decode()}")
+        return reply
+
+    def decide(self, number: int, *, edge_reachable: bool = True) -> Decision:
+        """The plan for request `number`."""
+        flag = b"" if edge_reachable else b',"edge_reachable":false'
+        return self._decision.decode(self.call(b'{"op":"decide","id":%d%b}' % (number, flag)))
+
+    def report(self, outcome: Outcome) -> None:
+        """Tell what became of a request."""
+        self.call(msgspec.json.encode({"op": "report", **msgspec.structs.asdict(outcome)}))
+
+    def status(self) -> dict[str, Any]:
+        """Counts and what decides."""
+        found: dict[str, Any] = msgspec.json.decode(self.call(b'{"op":"status"}'))
+        return found

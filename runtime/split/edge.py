@@ -1,0 +1,359 @@
+"""The edge server: takes coded tensors from devices, runs the rest of the network, sends the logits back.
+
+One thread a connection; computing is one at a time, because the profiles are those of an edge that serves one request
+at a time, and the wait for it is measured and sent back. What may go wrong with a peer and what becomes of it:
+
+    damaged header, other version, other model, no such plan, wrong length    refused by status, then hung up on
+    damaged payload, deadline passed, too many waiting, computing failed      refused by status, connection kept
+    silent or slow in the middle of a frame                                   hung up on
+    gone without a word                                                       found by TCP keep-alive
+    more connections than allowed                                             hung up on at once
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import ipaddress
+import json
+import logging
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from cutlayer.errors import ConfigError, CutlayerError, PeerError
+from cutlayer.profiles.codecs import HEADER_BYTES, decode
+from cutlayer.runtime.split.graphs import Graphs
+from cutlayer.runtime.split.protocol import (
+    FATAL,
+    Inbox,
+    Kind,
+    Reply,
+    Request,
+    Status,
+    checksum,
+    judge,
+    pack_reply,
+    parse_request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+logger = logging.getLogger("cutlayer.edge")
+
+IDLE_S = 10.0  # silence in the middle of a frame: a mobile outage of seconds is survived, a dead peer is not waited for
+FRAME_IDLES = 6  # a whole frame takes at most so many idle times: 64 KiB within a minute is 9 kbit/s
+DRAIN_S = 2.0  # how long work in hand may take to end when the server stops, and a refused peer to stop sending
+KEEP_ALIVE_S = 30  # silence between frames after which the system asks whether the peer is still there
+LONGEST_WAIT = 65535  # of the reply's u16
+
+
+class EdgeServer:
+    """Serves the graphs of one network on one address, from `serve()` until `stop()`; a context manager that holds the port.
+
+    idle_s bounds the silence within a frame; `connections` the devices served at once; `queue` the requests that wait for
+    the one being computed: a request beyond it is refused as busy.
+
+    Raises:
+        ConfigError: the address is in use, unknown, or another machine could reach it and `insecure` is not set.
+    """
+
+    def __init__(
+        self,
+        graphs: Graphs,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        insecure: bool = False,
+        idle_s: float = IDLE_S,
+        connections: int = 64,
+        queue: int = 16,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._graphs = graphs
+        self._idle_s = idle_s
+        self._connections = connections
+        self._queue = queue
+        self._clock = clock
+        self._computing = threading.Lock()
+        self._waiting = 0
+        self._guard = threading.Lock()  # of the counters and the set of sockets
+        self._peers: dict[threading.Thread, socket.socket] = {}
+        self.answers = dict.fromkeys(Status, 0)  # replies sent, by status
+        self._listener = _listen(host, port, insecure=insecure)
+        self.host, self.port = self._listener.getsockname()[:2]
+        self._wake, self._woken = socket.socketpair()
+
+    def serve(self) -> None:
+        """Accept devices until `stop`, then let work in hand end, at most for `DRAIN_S`."""
+        waited_for = [self._listener, self._woken]
+        try:
+            while self._woken not in select.select(waited_for, [], [])[0]:
+                with contextlib.suppress(OSError):  # the peer may go away before it is accepted
+                    self._admit(*self._listener.accept())
+        finally:
+            self._drain()
+
+    def stop(self) -> None:
+        """End `serve`; may be called from any thread and from a signal handler, more than once."""
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+
+    def _admit(self, peer: socket.socket, address: object) -> None:
+        with self._guard:
+            if len(self._peers) >= self._connections:
+                logger.info("turned %s away: %d devices are connected", address, self._connections)
+                peer.close()
+                return
+            thread = threading.Thread(target=self._converse, args=(peer, address), daemon=True)
+            self._peers[thread] = peer
+        thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in (self._listener, self._wake, self._woken):
+            end.close()
+
+    def _drain(self) -> None:
+        self._listener.close()
+        with self._guard:
+            peers = dict(self._peers)
+        for peer in peers.values():
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_RD)  # an idle thread reads the end; a busy one still sends its reply
+        end_s = time.monotonic() + DRAIN_S
+        for thread in peers:
+            thread.join(max(0.0, end_s - time.monotonic()))
+
+    def _converse(self, peer: socket.socket, address: object) -> None:
+        """The life of one connection."""
+        try:
+            with peer:
+                _tune(peer)
+                peer.settimeout(self._idle_s)
+                inbox = Inbox(self._graphs.shapes.largest_frame)
+                while self._answer(peer, inbox, address):
+                    pass
+        except (PeerError, OSError) as error:
+            logger.info("hung up on %s: %s", address, error)
+        except Exception:  # one device's trouble must not end the server
+            logger.exception("connection of %s ended by a fault of this server", address)
+        finally:
+            with self._guard:
+                self._peers.pop(threading.current_thread(), None)
+
+    def _answer(self, peer: socket.socket, inbox: Inbox, address: object) -> bool:
+        """Take one request and reply; whether the connection goes on."""
+        if not self._receive(peer, inbox, HEADER_BYTES):
+            return False
+        try:
+            request = parse_request(inbox.front(HEADER_BYTES))
+        except PeerError as error:
+            logger.info("refused %s: %s", address, error)
+            self._send(peer, Reply(0, Status.BAD_FRAME))
+            return self._hang_up(peer, inbox)
+        status = judge(request, self._graphs.shapes)
+        if status in FATAL:
+            logger.info("refused %s: %s", address, status.name)
+            self._send(peer, Reply(request.sequence, status, exit=request.exit))
+            return self._hang_up(peer, inbox)
+        frame = HEADER_BYTES + request.length
+        if not self._receive(peer, inbox, frame):
+            return False
+        seen = (max(0, frame - inbox.first_bytes), inbox.last_s - inbox.first_s, inbox.first_s)
+        reply, logits = self._work(request, inbox.front(frame)[HEADER_BYTES:], *seen)
+        inbox.drop(frame)
+        if reply.status != Status.OK:
+            logger.info("refused %s: %s", address, reply.status.name)
+        self._send(peer, reply, logits)
+        return True
+
+    def _receive(self, peer: socket.socket, inbox: Inbox, count: int) -> bool:
+        """Until `count` bytes are in; False where the peer closes between two frames.
+
+        Raises:
+            PeerError: the peer closes, falls silent or is too slow within a frame.
+        """
+        while not inbox.has(count):
+            # Between two frames a device may be silent for as long as it likes.
+            peer.settimeout(self._idle_s if len(inbox) else None)
+            try:
+                got = peer.recv_into(inbox.space())
+            except TimeoutError as error:
+                raise PeerError(f"silent for {self._idle_s} s after {len(inbox)} of {count} bytes") from error
+            if got == 0:
+                if len(inbox) == 0:
+                    return False
+                raise PeerError(f"closed after {len(inbox)} of {count} bytes")
+            inbox.took(got, self._clock())
+            if inbox.last_s - inbox.first_s > FRAME_IDLES * self._idle_s:
+                raise PeerError(f"took over {FRAME_IDLES * self._idle_s} s for a frame of {count} bytes")
+        return True
+
+    def _work(self, request: Request, payload: memoryview, after_first: int, dispersion_s: float, first_s: float) -> tuple[Reply, bytes]:
+        """Decode and run the suffix; the reply and its payload."""
+        with self._guard:
+            waiting, self._waiting = self._waiting, self._waiting + 1
+        times = (0.0, 0.0, 0.0)
+        logits = b""
+        try:
+            if checksum(payload) != request.crc:
+                status = Status.BAD_CHECKSUM
+            elif request.kind == Kind.PROBE:
+                status = Status.OK
+            elif waiting > self._queue:  # one of the others is being computed, it does not wait
+                status = Status.BUSY
+            else:
+                status, logits, times = self._compute(request, payload, first_s)
+        finally:
+            with self._guard:
+                self._waiting -= 1
+        reply = Reply(
+            request.sequence,
+            status,
+            len(logits),
+            checksum(logits),
+            request.exit,
+            min(waiting, LONGEST_WAIT),
+            *times,
+            after_first,
+            dispersion_s,
+        )
+        return reply, logits
+
+    def _compute(self, request: Request, payload: memoryview, first_s: float) -> tuple[Status, bytes, tuple[float, float, float]]:
+        arrived_s = self._clock()
+        with self._computing:
+            start_s = self._clock()
+            queue_s = start_s - arrived_s
+            if 0 < request.deadline_s < start_s - first_s:
+                return Status.LATE, b"", (queue_s, 0.0, 0.0)
+            try:
+                x = decode(payload, request.bits, request.lo, request.scale, self._graphs.shapes.cuts[request.partition])
+                decoded_s = self._clock()
+                logits = self._graphs.suffix(request.partition, request.exit, x).tobytes()
+            except Exception:  # whatever the runtime raises, the device is told and the server goes on
+                logger.exception("exit %d from cut %d failed", request.exit, request.partition)
+                return Status.FAILED, b"", (queue_s, 0.0, 0.0)
+            return Status.OK, logits, (queue_s, decoded_s - start_s, self._clock() - decoded_s)
+
+    def _send(self, peer: socket.socket, reply: Reply, logits: bytes = b"") -> None:
+        with self._guard:
+            self.answers[reply.status] += 1
+        peer.settimeout(self._idle_s)
+        peer.sendall(pack_reply(reply) + logits)
+
+    def _hang_up(self, peer: socket.socket, inbox: Inbox) -> bool:
+        """Close so that the refusal arrives: closing with unread bytes would make TCP throw it away. Always False."""
+        peer.shutdown(socket.SHUT_WR)
+        inbox.drop(len(inbox))
+        end_s = self._clock() + DRAIN_S
+        while (left_s := end_s - self._clock()) > 0:
+            peer.settimeout(left_s)
+            if peer.recv_into(inbox.space()) == 0:
+                break
+        return False
+
+
+def _tune(peer: socket.socket) -> None:
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):  # not every system has them; the default is two hours
+        if hasattr(socket, option):
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEP_ALIVE_S)
+
+
+def _listen(host: str, port: int, *, insecure: bool) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port {port} is no port; give one from 1 to 65535, or 0 for any free one")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError(f"no address {host!r} ({error.strerror}); give --host 127.0.0.1 or an address of this machine") from error
+    if not insecure and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        raise ConfigError(
+            f"--host {host}: other machines reach it, and frames are neither encrypted nor signed; add --insecure if so meant"
+        )
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restarted edge gets its port back at once
+        listener.bind(address)
+        listener.listen()
+        listener.setblocking(False)  # `serve` waits for it together with the wish to stop
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} on {host} is in use; stop what listens there, or give --port 0 for any free one") from error
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --host or --port") from error
+    return listener
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="cutlayer-edge",
+        description="Run the edge's part of a split network for devices that connect.",
+        epilog="example:\n  cutlayer-edge --graphs runs/demo/graphs --port 7400\n\n"
+        'prints {"ready": true, "host": ..., "port": ...} once it can serve, and ends on SIGTERM or SIGINT.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--graphs", type=Path, required=True, metavar="DIR", help="folder of exported graphs")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes any free one (default: %(default)s)")
+    parser.add_argument(
+        "--idle-s", type=float, default=IDLE_S, help="silence within a frame after which a device is given up (default: %(default)s)"
+    )
+    parser.add_argument("--queue", type=int, default=16, help="requests that may wait; more are refused as busy (default: %(default)s)")
+    parser.add_argument("--insecure", action="store_true", help="allow an address that other machines reach, without encryption")
+    parser.add_argument("--verbose", action="store_true", help="say on stderr whom it refuses or hangs up on, and why")
+    options = parser.parse_args(argv)
+    for name, fits in (("idle_s", 0 < options.idle_s < float("inf")), ("queue", options.queue >= 0)):
+        if not fits:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range; see {parser.prog} --help")
+    return options
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: EdgeServer) -> Iterator[None]:
+    before = {number: signal.signal(number, lambda *_: server.stop()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `cutlayer-edge`; returns the exit code: 0 after a signal, 2 on bad input."""
+    try:
+        options = _arguments(argv)
+        if options.verbose:
+            logging.basicConfig(level=logging.INFO, format="cutlayer-edge: %(message)s")
+        graphs = Graphs(options.graphs)
+        # Before the warm-up: a port in use is told at once.
+        limits = {"insecure": options.insecure, "idle_s": options.idle_s, "queue": options.queue}
+        with EdgeServer(graphs, options.host, options.port, **limits) as server, _stopped_by_signals(server):
+            graphs.warm_up("edge")
+            print(json.dumps({"ready": True, "host": server.host, "port": server.port}), flush=True)
+            server.serve()
+    except CutlayerError as error:
+        print(f"cutlayer-edge: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,493 @@
+"""Device and edge over a real connection: split equals whole, and every request is answered whatever the edge does."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import threading
+import zlib
+
+import numpy as np
+import pytest
+
+from cutlayer.errors import ConfigError
+from cutlayer.profiles import codecs
+from cutlayer.profiles.cost import wire_bytes
+from cutlayer.runtime.split import edge as edge_module
+from cutlayer.runtime.split import protocol
+from cutlayer.runtime.split.device import BACK_OFF_S, DeviceAgent, TracePace
+from cutlayer.runtime.split.edge import EdgeServer
+from cutlayer.runtime.split.graphs import resumable
+from cutlayer.runtime.split.protocol import Kind, Reply, Request, Shapes, Status
+
+DEADLINE_S = 5.0  # far from what an inference takes, also on a busy machine
+DEPTHS = (1, 2, 3, 4, 7)
+SPLITS = [(exit_, partition) for exit_, depth in enumerate(DEPTHS) for partition in range(depth + 1)]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+    def sleep(self, duration_s):
+        self.now_s += duration_s
+
+
+@contextlib.contextmanager
+def agent(graphs, address, **options):
+    device = DeviceAgent(graphs, address, **options)
+    try:
+        yield device
+    finally:
+        device.close()
+
+
+def chw(image):
+    return np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32)
+
+
+def own_answer(graphs, image, partition):
+    """What the device says by itself after `partition` layers, computed from the start."""
+    answering, _ = resumable(graphs.shapes, partition)
+    return answering, graphs.suffix(0, answering, chw(image))
+
+
+def assert_close(logits, expected):
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
+
+
+# --- exactness
+
+
+@pytest.fixture(scope="module")
+def unsplit(network, image):
+    """Logits of every exit by torch."""
+    import torch
+
+    with torch.no_grad():
+        return [value[0].numpy() for value in network(torch.from_numpy(chw(image))[None])]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_split_anywhere_equals_the_whole_network(opened, edge, image, unsplit, split):
+    exit_, partition = split
+    with agent(opened, edge.address) as device:
+        got = device.infer(image, exit_, partition, 32, DEADLINE_S)
+    assert (got.status, got.exit, got.reason) == ("edge", exit_, "")
+    assert got.predicted == unsplit[exit_].argmax()
+    assert_close(got.logits, unsplit[exit_])
+    assert got.sent_bytes == 48 + (3 * 128 * 128 if partition == 0 else 4 * math.prod(opened.shapes.cuts[partition]))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_at_lower_bits_it_equals_the_codec_applied_here(opened, edge, image, bits):
+    with agent(opened, edge.address) as device:
+        for exit_, partition in SPLITS:
+            got = device.infer(image, exit_, partition, bits, DEADLINE_S)
+            x = chw(image)
+            if partition > 0:
+                coded = codecs.encode(opened.prefix(partition, x), bits)
+                x = codecs.decode(coded.data, bits, coded.lo, coded.scale, opened.shapes.cuts[partition])
+            assert got.status == "edge"
+            np.testing.assert_array_equal(got.logits, opened.suffix(partition, exit_, x))
+
+
+def test_device_only_sends_nothing(opened, image, unsplit):
+    with agent(opened, ("127.0.0.1", 1)) as device:
+        for exit_, depth in enumerate(DEPTHS):
+            got = device.infer(image, exit_, depth + 1, 0, DEADLINE_S)
+            assert (got.status, got.exit, got.sent_bytes) == ("device", exit_, 0)
+            assert_close(got.logits, unsplit[exit_])
+
+
+def test_several_devices_get_their_own_answers(opened, edge):
+    images = np.random.default_rng(4).integers(0, 256, (4, 128, 128, 3), dtype=np.uint8)
+    answers = {}
+
+    def run(which):
+        with agent(opened, edge.address) as device:
+            answers[which] = [device.infer(images[which], 4, partition, 32, DEADLINE_S) for partition in (0, 2, 5, 7)]
+
+    threads = [threading.Thread(target=run, args=(which,)) for which in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for which in range(4):
+        for got in answers[which]:
+            assert got.status == "edge"
+            assert_close(got.logits, opened.suffix(0, 4, chw(images[which])))
+
+
+@pytest.mark.parametrize("plan", [(5, 0, 8), (-1, 0, 8), (0, 3, 8), (4, -1, 8), (4, 1, 3)])
+def test_a_plan_the_network_does_not_have_is_refused(opened, image, plan):
+    with agent(opened, ("127.0.0.1", 1)) as device, pytest.raises(ConfigError, match=r"no (exit|partition|code)"):
+        device.infer(image, *plan, DEADLINE_S)
+
+
+def test_pixels_of_another_size_are_refused(opened, image):
+    with agent(opened, ("127.0.0.1", 1)) as device, pytest.raises(ConfigError, match=r"takes uint8 \(128, 128, 3\)"):
+        device.infer(image[:64], 0, 0, 8, DEADLINE_S)
+
+
+# --- emulation: a slower device, a slower link
+
+
+def test_device_work_is_padded_to_its_target(opened, edge, image):
+    clock = Clock()
+    with agent(opened, edge.address, clock=clock, sleep=clock.sleep) as device:
+        split, local = device.infer(image, 4, 2, 8, DEADLINE_S, pad_s=0.25), device.infer(image, 4, 8, 0, DEADLINE_S, pad_s=0.5)
+    assert (split.status, split.device_s, split.latency_s, split.late_s) == ("edge", 0.25, 0.25, 0.0)
+    assert (local.status, local.device_s, local.latency_s, local.late_s) == ("device", 0.5, 0.5, 0.0)
+
+
+def test_a_paced_transfer_takes_as_long_as_the_link_needs(opened, edge, image):
+    clock = Clock()
+    with agent(opened, edge.address, pace=TracePace([10e6], 1.0), clock=clock, sleep=clock.sleep) as device:
+        got = device.infer(image, 4, 2, 8, DEADLINE_S)
+    assert got.status == "edge"
+    assert got.send_s == pytest.approx(8 * wire_bytes(128 * 8 * 8) / 10e6, abs=1e-9)
+    assert got.latency_s == got.exchange_s == got.send_s
+
+
+def test_a_trace_is_followed_through_its_slots():
+    pace = TracePace([8e3, 0.0, 16e3], 1.0, start_s=50.0)  # 1000, 0, 2000 bytes a slot
+    body = 1000 - 66
+    assert pace(body, 50.0) == pytest.approx(51.0)
+    assert pace(body, 50.5) == pytest.approx(52.25)
+    assert pace(body, 51.2) == pytest.approx(52.5)
+    assert pace(body, 52.75) == pytest.approx(53.5)  # the trace begins again
+    assert pace(3000, 50.0) == pytest.approx(53.198)  # three packets, over three slots
+
+
+@pytest.mark.parametrize("rates", [[], [0.0, 0.0], [1e6, math.nan], [1e6, -1.0]])
+def test_a_link_that_never_carries_anything_is_refused(rates):
+    with pytest.raises(ConfigError, match="carry nothing"):
+        TracePace(rates, 1.0)
+
+
+def test_a_transfer_past_its_deadline_is_given_up_and_the_link_is_free(opened, edge, image):
+    clock = Clock()
+    pace = TracePace([1e5] + [1e9] * 1000, 1.0, start_s=100.0)  # slow for one second
+    with agent(opened, edge.address, margin_s=0.05, pace=pace, clock=clock, sleep=clock.sleep) as device:
+        late = device.infer(image, 4, 2, 8, 0.5)
+        assert late.latency_s == pytest.approx(0.55)
+        clock.now_s = 101.0
+        after = device.infer(image, 4, 2, 8, 0.5)
+    assert (late.status, late.exit) == ("fallback", 1)
+    assert "no reply in time" in late.reason
+    assert 0 < late.sent_bytes < 48 + 8192
+    assert late.send_s == pytest.approx(0.55)
+    assert (after.status, after.exit) == ("edge", 4)
+
+
+# --- an edge that is gone, stopped, wrong or mad
+
+
+def test_an_edge_killed_in_mid_run_is_made_up_for_and_found_again(opened, graphs_folder, start_edge, image):
+    clock = Clock()
+    with start_edge(graphs_folder) as first:
+        device = DeviceAgent(opened, first.address, clock=clock, sleep=clock.sleep)
+        assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
+        first.process.kill()
+        first.process.wait()
+    for partition in range(8):
+        got = device.infer(image, 4, partition, 8, DEADLINE_S)
+        answering, logits = own_answer(opened, image, partition)
+        assert (got.status, got.exit) == ("fallback", answering)
+        assert ("refused" in got.reason) == (partition == 0), "tried once, then left alone for a while"
+        assert_close(got.logits, logits)
+    with start_edge(graphs_folder, "--port", str(first.address[1])):
+        clock.now_s += BACK_OFF_S
+        assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
+        device.close()
+
+
+def test_an_edge_restarted_between_two_requests_is_not_noticed(opened, graphs_folder, start_edge, image):
+    with start_edge(graphs_folder) as first, agent(opened, first.address) as device:
+        assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
+        first.process.terminate()
+        assert first.process.wait() == 0
+        with start_edge(graphs_folder, "--port", str(first.address[1])):
+            assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
+
+
+def test_a_stopped_edge_costs_the_deadline_and_the_margin(opened, graphs_folder, start_edge, image):
+    with start_edge(graphs_folder) as stopped, agent(opened, stopped.address, margin_s=0.05) as device:
+        assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
+        os.kill(stopped.process.pid, signal.SIGSTOP)
+        got = device.infer(image, 4, 2, 8, 0.1)
+        os.kill(stopped.process.pid, signal.SIGCONT)
+        assert (got.status, got.exit) == ("fallback", 1)
+        assert "no reply in time" in got.reason
+        assert 0.15 <= got.device_s + got.exchange_s < 0.65, "deadline and margin, and what a busy machine adds"
+        assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
+
+
+def test_an_edge_with_other_weights_refuses_and_the_device_answers(opened, linked_folder, start_edge, image):
+    manifest = linked_folder / "graphs.json"
+    text = manifest.read_text().replace(opened.manifest.weights_sha256, "ab" * 32)
+    manifest.unlink()
+    manifest.write_text(text)
+    with start_edge(linked_folder) as other, agent(opened, other.address) as device:
+        got = device.infer(image, 4, 3, 8, DEADLINE_S)
+        assert (got.status, got.exit, got.sent_bytes) == ("fallback", 2, 0)
+        assert "refused: wrong model" in got.reason
+        assert_close(got.logits, own_answer(opened, image, 3)[1])
+
+
+def good_reply(logits=bytes(40), **changes):
+    fields = {"sequence": 2, "status": Status.OK, "length": len(logits), "crc": zlib.crc32(logits), "exit": 4} | changes
+    return protocol.pack_reply(Reply(**fields)) + logits
+
+
+MAD = {
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    "half a header": good_reply()[:30],
+    "half the logits": good_reply()[:60],
+    "nothing": b"",
+    "another request's reply": good_reply(sequence=3),
+    "another exit's reply": good_reply(exit=3),
+    "too many logits": good_reply(bytes(4000)),
+    "a length beyond all memory": good_reply(length=2**32 - 1),
+    "damaged logits": good_reply(crc=1),
+    "a time that is no number": good_reply(queue_s=math.nan),
+    "a damaged header": good_reply()[:47] + b"?" + bytes(40),
+}
+
+
+@pytest.mark.parametrize("answer", MAD.values(), ids=MAD.keys())
+@pytest.mark.parametrize("greeted", [False, True])
+def test_an_edge_that_sends_what_is_no_reply_is_made_up_for(opened, image, answer, greeted):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with listener.accept()[0] as peer:
+                peer.recv(48, socket.MSG_WAITALL)
+                if greeted:
+                    peer.sendall(protocol.pack_reply(Reply(1, Status.OK)))
+                    peer.recv(48 + 8192, socket.MSG_WAITALL)
+                peer.sendall(answer)
+                peer.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    peer.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with agent(opened, listener.getsockname()) as device:
+            got = device.infer(image, 4, 2, 8, DEADLINE_S)
+        thread.join()
+    assert (got.status, got.exit) == ("fallback", 1)
+    assert got.reason
+    assert_close(got.logits, own_answer(opened, image, 2)[1])
+
+
+# --- a device that is wrong, mad or gone
+
+
+def framed(shapes, payload, **changes):
+    fields = {
+        "sequence": 9,
+        "model": shapes.model,
+        "length": len(payload),
+        "crc": zlib.crc32(payload),
+        "exit": 0,
+        "partition": 1,
+        "bits": 8,
+    }
+    return protocol.pack_request(Request(**(fields | changes))) + payload
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"model": b"other..."}, Status.WRONG_MODEL),
+        ({"exit": 5}, Status.BAD_PLAN),
+        ({"partition": 2}, Status.BAD_PLAN),
+        ({"bits": 7}, Status.BAD_PLAN),
+        ({"length": 2**32 - 1}, Status.BAD_LENGTH),
+        ({"length": 0}, Status.BAD_LENGTH),
+        ({"lo": math.inf}, Status.BAD_FRAME),
+    ],
+)
+def test_what_must_not_be_taken_in_is_refused_and_hung_up_on(opened, edge, changes, status):
+    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+        peer.sendall(framed(opened.shapes, bytes(16384), **changes))
+        reply = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
+        assert reply.status == status
+        assert peer.recv(1) == b""
+
+
+def test_bytes_of_another_protocol_are_refused(edge):
+    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n")
+        assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.BAD_FRAME
+        assert peer.recv(1) == b""
+
+
+def test_a_damaged_payload_is_refused_and_the_connection_goes_on(opened, edge, image):
+    payload = codecs.encode(opened.prefix(1, chw(image)), 32).data
+    good = framed(opened.shapes, payload, bits=32)
+    damaged = bytearray(good)
+    damaged[1000] ^= 1
+    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+        peer.sendall(damaged)
+        assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.BAD_CHECKSUM
+        peer.sendall(good[:1000])
+        peer.sendall(good[1000:])
+        reply = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
+        assert (reply.status, reply.sequence) == (Status.OK, 9)
+        np.testing.assert_array_equal(np.frombuffer(peer.recv(40, socket.MSG_WAITALL), np.float32), opened.suffix(0, 0, chw(image)))
+
+
+def test_two_frames_at_once_are_answered_in_order(opened, edge):
+    frames = framed(opened.shapes, bytes(16384), sequence=1) + framed(opened.shapes, bytes(500), sequence=2, kind=Kind.PROBE)
+    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+        peer.sendall(frames)
+        first = protocol.parse_reply(peer.recv(88, socket.MSG_WAITALL)[:48])
+        second = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
+    assert [(reply.sequence, reply.status) for reply in (first, second)] == [(1, Status.OK), (2, Status.OK)]
+
+
+class Slow:
+    """Graphs whose computing waits to be let go."""
+
+    def __init__(self):
+        self.shapes = Shapes(b"8 bytes!", (1,), ((3, 2, 2), (4,)), 2)
+        self.entered, self.release = threading.Event(), threading.Event()
+
+    def suffix(self, *_):
+        self.entered.set()
+        assert self.release.wait(DEADLINE_S)
+        return np.zeros(2, np.float32)
+
+
+@contextlib.contextmanager
+def serving(graphs, **options):
+    with EdgeServer(graphs, **options) as server:
+        thread = threading.Thread(target=server.serve)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            thread.join()
+
+
+def test_a_full_queue_is_refused_at_once():
+    slow = Slow()
+    frame = framed(slow.shapes, bytes(4))
+    with serving(slow, queue=0) as server:
+        address = (server.host, server.port)
+        with (
+            socket.create_connection(address, timeout=DEADLINE_S) as first,
+            socket.create_connection(address, timeout=DEADLINE_S) as second,
+        ):
+            first.sendall(frame)
+            assert slow.entered.wait(DEADLINE_S)
+            second.sendall(frame)
+            busy = protocol.parse_reply(second.recv(48, socket.MSG_WAITALL))
+            slow.release.set()
+            assert protocol.parse_reply(first.recv(48, socket.MSG_WAITALL)).status == Status.OK
+    assert (busy.status, busy.waiting) == (Status.BUSY, 1)
+
+
+def test_work_that_is_late_already_is_dropped():
+    slow = Slow()
+    slow.release.set()
+    ticks = iter(range(1000))
+    with (
+        serving(slow, clock=lambda: float(next(ticks))) as server,
+        socket.create_connection((server.host, server.port), timeout=DEADLINE_S) as peer,
+    ):
+        peer.sendall(framed(slow.shapes, bytes(4), deadline_s=0.5))
+        assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.LATE
+        peer.sendall(framed(slow.shapes, bytes(4), deadline_s=100.0))
+        reply = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
+    assert (reply.status, reply.queue_s, reply.decode_s, reply.compute_s) == (Status.OK, 1.0, 1.0, 1.0)
+
+
+def test_a_fault_in_computing_is_told_and_survived(caplog):
+    slow = Slow()
+    slow.suffix = lambda *_: 1 / 0
+    with serving(slow) as server, socket.create_connection((server.host, server.port), timeout=DEADLINE_S) as peer:
+        for _ in range(2):
+            peer.sendall(framed(slow.shapes, bytes(4)))
+            assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.FAILED
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_device_that_falls_silent_in_a_frame_is_hung_up_on():
+    slow = Slow()
+    with serving(slow, idle_s=0.05) as server, socket.create_connection((server.host, server.port), timeout=DEADLINE_S) as peer:
+        peer.sendall(framed(slow.shapes, bytes(4))[:50])
+        assert peer.recv(1) == b""
+
+
+def test_a_device_too_many_is_turned_away():
+    slow = Slow()
+    with serving(slow, connections=1) as server:
+        address = (server.host, server.port)
+        with socket.create_connection(address, timeout=DEADLINE_S), socket.create_connection(address, timeout=DEADLINE_S) as second:
+            assert second.recv(1) == b""
+
+
+def test_the_spread_of_a_request_is_reported(opened, edge):
+    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+        payload = bytes(60000)
+        peer.sendall(framed(opened.shapes, payload, kind=Kind.PROBE)[:1000])
+        peer.sendall(payload[952:])
+        reply = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
+    assert 0 <= reply.bytes_after_first <= 59048
+    assert (reply.bytes_after_first > 0) == (reply.dispersion_s > 0)
+
+
+# --- the command
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(opened, graphs_folder, start_edge, image, number):
+    with start_edge(graphs_folder) as running, agent(opened, running.address) as device:
+        assert device.infer(image, 0, 1, 8, DEADLINE_S).status == "edge"  # a device stays connected
+        running.process.send_signal(number)
+        assert running.process.wait() == 0
+        assert running.process.stdout.read() == ""
+
+
+def one_line(capsys, *argv):
+    assert edge_module.main([str(word) for word in argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_bad_input_is_one_line_and_exit_code_2(capsys, graphs_folder, linked_folder, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} on 127.0.0.1 is in use; stop what listens there" in one_line(capsys, "--graphs", graphs_folder, "--port", port)
+    assert f"cannot read {tmp_path}/nowhere/graphs.json" in one_line(capsys, "--graphs", tmp_path / "nowhere")
+    assert "add --insecure" in one_line(capsys, "--graphs", graphs_folder, "--host", "0.0.0.0")  # noqa: S104 - refused is the point
+    assert "--port 99999 is no port" in one_line(capsys, "--graphs", graphs_folder, "--port", 99999)
+    assert "--idle-s 0.0 is out of range" in one_line(capsys, "--graphs", graphs_folder, "--idle-s", 0)
+    assert "--graphs; see cutlayer-edge --help" in one_line(capsys)
+    graph = linked_folder / "suffix_3_4.onnx"
+    data = graph.read_bytes()
+    graph.unlink()
+    graph.write_bytes(data[: len(data) // 2])
+    assert f"{graph} ({len(data) // 2} bytes) is not what graphs.json lists" in one_line(capsys, "--graphs", linked_folder)
+
+
+def test_the_help_shows_an_example(capsys):
+    with pytest.raises(SystemExit) as ended:
+        edge_module.main(["--help"])
+    assert ended.value.code == 0
+    assert "cutlayer-edge --graphs runs/demo/graphs" in capsys.readouterr().out
