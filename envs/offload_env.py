@@ -1,0 +1,114 @@
+"""The Gymnasium environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+
+from cutlayer.envs import scenarios
+from cutlayer.envs.simulation import EngineName, Simulation
+from cutlayer.envs.streams import draw
+from cutlayer.profiles.cost import reward
+from cutlayer.runtime import features
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cutlayer.envs.record import Record
+    from cutlayer.envs.spec import Scenario
+
+
+class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
+    """One device, one uplink, one edge server: choose exit, partition point and bit width for every request.
+
+    ## Description
+    Requests arrive; each is decided at its arrival and then runs through device, uplink and edge in order (`envs.reference`
+    is the specification). The device is slowed by other programs, the uplink's rate changes, the edge serves others too.
+
+    ## Action space
+    `Discrete(len(scenario.plans))`: index into the plan table, the list of all valid (exit, partition, bits).
+    `scenario.plans.name(a)` tells what an action means.
+
+    ## Observation space
+    `Box(-1, 4, (32,), float32)`, all of it known to the device at the time; scales are fixed by plan table and deadline.
+
+    | index | meaning | unit before scaling | scale |
+    |---|---|---|---|
+    | 0 | device work decided and not finished | s, nominal | device-only time of the last exit |
+    | 1 | time that the running device work runs | s | deadline |
+    | 2 | requests in flight | 1 | 8 |
+    | 3 | bytes not acknowledged | byte | largest payload |
+    | 4 | a transfer runs | 0 or 1 | 1 |
+    | 5 | its rate so far | b/s | log10, 8 kb/s to 1 Gb/s on -1 to 1 |
+    | 6 | its age | s | deadline |
+    | 7, 8 | last two gaps between requests | s | deadline |
+    | 9, 10 | slow-down of the last finished device work, its age | 1, s | natural logarithm; log age |
+    | 11, 12 | wait at the edge of the last reply, its age | s | deadline; log age |
+    | 13 | rate, exponentially weighted | b/s | as index 5 |
+    | 14 + 3i, 15 + 3i, 16 + 3i | rate, age and duration of the i-th last transfer, i = 0..5 | b/s, s, s | as 5; log age; deadline |
+
+    Log age maps 0 to 30 s on 0 to 1; 1 where nothing was measured yet. Every value is clipped to the bounds.
+
+    ## Rewards
+    The request's worth by the scenario's objective (`profiles.cost.Objective`), at once: what becomes of a request does not
+    depend on later decisions.
+
+    ## Starting state
+    Idle device, link and edge; no readings. `reset(seed=...)` seeds the episode; a reset without seed goes on in the stream.
+
+    ## Episode end
+    Truncated after `scenario.requests` requests; it never terminates.
+
+    ## Arguments
+    scenario: name from `cutlayer.envs.scenarios`, or a `Scenario`. engine: "simpy" or "kernel", equal records.
+    render_mode: None or "ansi" (one line a request).
+
+    ## Version history
+    v0: first version.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 20}  # noqa: RUF012 - the type that gymnasium declares
+
+    def __init__(self, scenario: str | Scenario = "camera", engine: EngineName = "simpy", render_mode: str | None = None) -> None:
+        self.scenario = scenarios.make(scenario) if isinstance(scenario, str) else scenario
+        self.engine: EngineName = engine
+        self.render_mode = render_mode
+        self.action_space = gym.spaces.Discrete(len(self.scenario.plans))
+        self.observation_space = gym.spaces.Box(features.LOW, features.HIGH, (features.SIZE,), np.float32)
+        self._simulation: Simulation | None = None
+        self._last: Record | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin an episode; `options={"episode": k}` names it outright, as evaluation does."""
+        super().reset(seed=seed)
+        episode = (options or {}).get("episode")
+        if episode is None:
+            episode = int(self.np_random.integers(2**62))
+        self._simulation = Simulation(self.scenario, draw(self.scenario, episode), self.engine)
+        self._last = None
+        return self._simulation.observation(), {"episode": episode}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
+        """Decide the present request."""
+        assert self._simulation is not None, "call reset before step"
+        record = self._simulation.decide(int(action))
+        self._last = record
+        objective = self.scenario.objective
+        worth = reward(record.latency_s, record.accuracy, record.energy_j, *objective.numbers())
+        info = {"record": record._asdict(), "late": record.latency_s > objective.deadline_s}
+        return self._simulation.observation(), float(worth), False, self._simulation.done, info
+
+    def render(self) -> str | None:
+        """The last decision in one line."""
+        if self.render_mode != "ansi":
+            return None
+        if self._last is None:
+            return "no request decided yet"
+        last = self._last
+        plan = self.scenario.plans.name(last.plan)
+        return (
+            f"{last.arrival_s:8.3f} s  {plan:<12} {last.status.name:<8} latency {1e3 * last.latency_s:7.1f} ms  "
+            f"sent {last.sent_bytes:7.0f} B  waited {1e3 * last.edge_wait_s:6.1f} ms at the edge"
+        )

@@ -1,0 +1,78 @@
+"""Named scenarios: each a function that builds one frozen record, with the source of every number beside it."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import TYPE_CHECKING
+
+from cutlayer.envs.channels import Cellular, Mixture
+from cutlayer.envs.spec import Scenario
+from cutlayer.envs.workload import EdgeJobs, Periodic, SlowDown
+from cutlayer.errors import ConfigError
+from cutlayer.profiles import derived, load
+from cutlayer.profiles.cost import Path, deadline
+from cutlayer.profiles.plans import PlanTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cutlayer.envs.channels import Channel
+
+# Fitted to the LTE uplink drives of mahimahi (Winstein, Sivaraman, Balakrishnan, NSDI 2013 and 2016; ATT-LTE-driving,
+# ATT-LTE-driving-2016, Verizon-LTE-short; 1045 s in 100 ms bins): rate outside outages, outage = under 0.1 Mb/s.
+LTE = Cellular(median_bps=1.86e6, spread=0.74, decorrelation_s=1.6, outage_share=0.068, outage_s=0.36, drive_spread=0.8)
+# Fitted to the two 5G-NSA uplink drives of MTU's InSecTT measurements (Cork 2021; Data5G_151221, Data5G_171221; 2843 s
+# in 3 s samples); 100 ms tests of IMC 2023 (Ghoshal et al.) give no outage of a length that matters.
+NSA = Cellular(median_bps=36.2e6, spread=0.85, decorrelation_s=77.0, drive_spread=0.1)
+
+
+@cache
+def plan_table() -> PlanTable:
+    """The built-in table: AlexNet, Raspberry-Pi-4-class device, the measured machine as edge."""
+    edge = load.profile("alexnet")
+    return PlanTable.build(derived.raspberry_pi_4(edge), edge, load.accuracy("alexnet-accuracy"))
+
+
+GENERATED = "generated: fitted to LTE and 5G-NSA uplink drives"
+
+
+def camera(plans: PlanTable | None = None, channel: Channel | None = None, inputs: str = GENERATED) -> Scenario:
+    """A camera on a vehicle: 30 frames a second over a cellular uplink, an answer within 100 ms or it is worth less than none.
+
+    The device keeps up with its last exit only while nothing else runs on it, and the link carries the raw image only
+    on a good stretch of road.
+    """
+    return Scenario(
+        name="camera",
+        plans=plans if plans is not None else plan_table(),
+        channel=channel if channel is not None else Mixture((LTE, NSA)),
+        arrivals=Periodic(period_s=1 / 30, jitter=0.1),  # 30 frames/s: the common rate of video cameras
+        objective=deadline(0.1),  # 100 ms at 99.9 %: HD-map class of 3GPP TS 22.261 traffic
+        path=Path(rtt_s=0.03),  # 30 ms: within the LTE and 5G-NSA round trips of Narayanan et al. (SIGCOMM 2021), 6-50 ms
+        slow_down=SlowDown(factor=3.0, busy_share=0.4, busy_s=2.0),  # a co-tenant that takes two of three time slices
+        edge_jobs=EdgeJobs(rate_per_s=60.0, mean_s=0.005),  # 30 % load with jobs like ours
+        requests=200,
+        inputs=inputs,
+    )
+
+
+SCENARIOS: dict[str, Callable[[], Scenario]] = {"camera": camera}
+
+
+def names() -> list[str]:
+    """Names that `make` knows."""
+    return list(SCENARIOS)
+
+
+def make(name: str) -> Scenario:
+    """A scenario by name.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if name not in SCENARIOS:
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"unknown scenario {name!r}; {hint}known: {', '.join(names())}")
+    return SCENARIOS[name]()

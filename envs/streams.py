@@ -1,0 +1,63 @@
+"""All randomness of one episode, drawn beforehand: one child of the seed for each stream, so that none disturbs another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cutlayer.envs.spec import Scenario
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Streams:
+    """The future of one episode.
+
+    arrival_s (requests + 1,): the last one only ends the episode. rate_bps and slow_down (slots,), the last slot holds
+    for ever. job_arrival_s and job_service_s (jobs,): background work at the edge, in order of arrival.
+    """
+
+    slot_s: float
+    arrival_s: NDArray[np.float64]
+    rate_bps: NDArray[np.float64]
+    slow_down: NDArray[np.float64]
+    job_arrival_s: NDArray[np.float64]
+    job_service_s: NDArray[np.float64]
+
+    def slot(self, now_s: float) -> int:
+        """Index of the slot that `now_s` lies in."""
+        return min(int(now_s / self.slot_s), len(self.rate_bps) - 1)
+
+    def carried_bytes(self, start_s: float, end_s: float) -> float:
+        """Bytes that the uplink carries between two times: the integral of its rate."""
+        total, now, slot = 0.0, start_s, self.slot(start_s)
+        while now < end_s:
+            until = end_s if slot == len(self.rate_bps) - 1 else min(end_s, (slot + 1) * self.slot_s)
+            total += max(0.0, until - now) * self.rate_bps[slot] / 8.0
+            now, slot = max(now, until), slot + 1
+            if slot == len(self.rate_bps):
+                break
+        return total
+
+
+def draw(scenario: Scenario, seed: int) -> Streams:
+    """The streams of one episode of `scenario`; the same seed gives the same streams on any machine."""
+    arrivals, rate, slow, jobs = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4))
+    arrival_s = scenario.arrivals.draw(arrivals, scenario.requests + 1)
+    # No transfer outlives its request's give-up time, so nothing is asked of the link after the last one.
+    horizon_s = float(arrival_s[-1]) + scenario.give_up_s
+    slots = math.ceil(horizon_s / scenario.slot_s) + 1
+    job_arrival_s, job_service_s = scenario.edge_jobs.draw(jobs, horizon_s + scenario.path.rtt_s)
+    return Streams(
+        scenario.slot_s,
+        arrival_s,
+        scenario.channel.draw(rate, slots, scenario.slot_s),
+        scenario.slow_down.draw(slow, slots, scenario.slot_s),
+        job_arrival_s,
+        job_service_s,
+    )
