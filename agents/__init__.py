@@ -1,0 +1,1 @@
+"""Learners, baselines, evaluation and export."""

@@ -1,0 +1,69 @@
+"""Policies that are not learned: the rivals every learned one is printed beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cutlayer.envs import kernel
+from cutlayer.envs.streams import draw
+from cutlayer.runtime.rules import Greedy, estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cutlayer.envs.simulation import View
+    from cutlayer.envs.spec import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same plan for every request."""
+
+    plan: int
+
+    def act(self, view: View) -> int:  # noqa: ARG002 - looks at nothing, that is its point
+        """The plan."""
+        return self.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Any plan with equal chance."""
+
+    plans: int
+    rng: np.random.Generator
+
+    def act(self, view: View) -> int:  # noqa: ARG002 - looks at nothing
+        """A plan."""
+        return int(self.rng.integers(self.plans))
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyEwma:
+    """The plan that is best if the smoothed rate and the last slow-down stay as they are (Neurosurgeon, ASPLOS 2017)."""
+
+    greedy: Greedy
+
+    def act(self, view: View) -> int:
+        """The plan."""
+        return self.greedy.choose(estimate(view.readings, view.now_s, view.acked_bytes()))[0]
+
+
+def greedy_ewma(scenario: Scenario) -> GreedyEwma:
+    """The rule for a scenario's plans, path and objective."""
+    return GreedyEwma(Greedy(scenario.plans, scenario.path, scenario.objective))
+
+
+def best_static(scenario: Scenario, episodes: Iterable[int]) -> Fixed:
+    """The single plan with the highest mean reward over `episodes`, which must not be those it is judged on."""
+    total = np.zeros(len(scenario.plans))
+    for episode in episodes:
+        streams = draw(scenario, episode)
+        for plan in range(len(scenario.plans)):
+            rows = kernel.run(scenario, streams, np.full(scenario.requests, plan))
+            latency = rows[:, kernel.R_FINISH] - rows[:, kernel.R_ARRIVAL]
+            total[plan] += scenario.objective.reward(latency, rows[:, kernel.R_ACCURACY], rows[:, kernel.R_ENERGY]).mean()
+    return Fixed(int(total.argmax()))

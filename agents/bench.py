@@ -1,0 +1,98 @@
+"""Speeds as ratios within one run, per CPU-second of one core; published figures carry their run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import simpy
+
+from cutlayer.agents import runs
+from cutlayer.envs import scenarios
+from cutlayer.envs.kernel import Kernel
+from cutlayer.envs.reference import Reference
+from cutlayer.envs.simulation import ENGINES, EngineName, Simulation
+from cutlayer.envs.streams import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from cutlayer.envs.record import Record
+    from cutlayer.envs.spec import Scenario
+
+REPEATS = 3  # of each speed; the median is reported
+EVENTS = 300_000
+
+
+def engines(requests: int) -> dict[str, object]:
+    """Decisions per CPU-second of both engines with observations, bare SimPy events in the same run, and how equal records are."""
+    scenario = scenarios.make("camera")
+    simpy_raw = _median(_bare_events)
+    speeds: dict[EngineName, float] = {name: _median(lambda name=name: _decisions(scenario, name)) for name in ENGINES}  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+    error, compared = compare(scenario, requests)
+    return {
+        "simpy_raw_events_per_s": simpy_raw,
+        "simpy_decisions_per_s": speeds["simpy"],
+        "kernel_decisions_per_s_n1": speeds["kernel"],
+        "ratio": speeds["kernel"] / speeds["simpy"],
+        "max_rel_error": error,
+        "requests": compared,
+        "scenarios": [scenario.name],
+        "run": runs.manifest(scenario, {"first_episode": 0}),
+    }
+
+
+def _median(measure: Callable[[], float]) -> float:
+    measure()  # compile and warm up
+    return float(np.median([measure() for _ in range(REPEATS)]))
+
+
+def _bare_events() -> float:
+    world = simpy.Environment()
+
+    def ping() -> Generator[simpy.Event, None, None]:
+        while True:
+            yield world.timeout(1.0)
+
+    world.process(ping())
+    start = time.process_time()
+    world.run(until=EVENTS)
+    return EVENTS / (time.process_time() - start)
+
+
+def _decisions(scenario: Scenario, engine: EngineName, episodes: int = 10) -> float:
+    rng = np.random.default_rng(0)
+    streams = [draw(scenario, episode) for episode in range(episodes)]
+    plans = rng.integers(len(scenario.plans), size=scenario.requests).tolist()
+    start = time.process_time()
+    for future in streams:
+        world = Simulation(scenario, future, engine)
+        for plan in plans:
+            world.observation()
+            world.decide(plan)
+    return episodes * scenario.requests / (time.process_time() - start)
+
+
+def compare(scenario: Scenario, requests: int, seed: int = 0) -> tuple[float, int]:
+    """Largest relative difference between the engines' records over random plans, and how many records were compared."""
+    rng = np.random.default_rng(seed)
+    worst, compared, episode = 0.0, 0, seed
+    while compared < requests:
+        streams = draw(scenario, episode)
+        reference, kernel = Reference(scenario, streams), Kernel(scenario, streams)
+        for _ in range(min(scenario.requests, requests - compared)):
+            plan = int(rng.integers(len(scenario.plans)))
+            worst = max(worst, difference(reference.submit(plan), kernel.submit(plan)))
+            compared += 1
+        episode += 1
+    return worst, compared
+
+
+def difference(a: Record, b: Record) -> float:
+    """Largest relative difference between two records of one request; infinite where another side answered."""
+    if a.status != b.status:
+        return float("inf")
+    x, y = np.array(a[2:], np.float64), np.array(b[2:], np.float64)
+    # Waits and energies near zero are held to an absolute microsecond or microjoule times the tolerance.
+    return float((np.abs(x - y) / np.maximum(np.abs(x), 1e-6)).max())

@@ -1,0 +1,296 @@
+"""The main job, end to end: measure, build the plan table, learn, evaluate, export, serve, split. Run by `make demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+import numpy as np
+import torch
+
+from cutlayer import __version__
+from cutlayer.agents import baselines, evaluate, export, figures, inputs, runs
+from cutlayer.agents.train import train
+from cutlayer.envs import scenarios
+from cutlayer.envs.kernel import Kernel
+from cutlayer.envs.streams import draw
+from cutlayer.errors import CutlayerError
+from cutlayer.files import write_atomic
+from cutlayer.profiles import accuracy, derived, graphs, images, load, measure, zoo
+from cutlayer.profiles.plans import PlanTable
+from cutlayer.runtime.client import Client
+from cutlayer.runtime.controller import Outcome
+from cutlayer.runtime.split.run import Drive, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from cutlayer.agents.evaluate import Result
+    from cutlayer.envs.spec import Scenario
+    from cutlayer.profiles.zoo import MultiExit
+
+EPISODES = 40  # held-out episodes: 8,000 requests resolve a miss rate of 0.1 %
+DECISIONS = 2_000
+SPLIT_IMAGES = 100
+ACCURACY_IMAGES = 1_000  # of the held-out images: +-2.5 % at 95 %, 20 s
+RUNS = 60  # of the profiler
+MODEL = "alexnet"
+
+
+class Stage:
+    """Tells what is being done, how far it is, and how long it took."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[Callable[[float], None]]:
+        """A stage of that name; what it yields takes the share done."""
+        start, shown = time.monotonic(), -1
+
+        def progress(share: float) -> None:
+            nonlocal shown
+            percent = int(100 * share)
+            if self._live and percent != shown:
+                shown = percent
+                bar = "#" * (percent // 5)
+                print(f"\r{name:<34} [{bar:<20}] {percent:3d} %", end="", file=sys.stderr, flush=True)
+
+        yield progress
+        clear = "\r\x1b[2K" if self._live else ""
+        print(f"{clear}{name:<34} {time.monotonic() - start:6.1f} s", file=sys.stderr, flush=True)
+
+
+def demo(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Run every stage, write `summary.json`, tables, bundle and figure into `folder`; return the summary.
+
+    Raises:
+        CutlayerError: a stage failed; the message says which part is wrong.
+    """
+    started = time.monotonic()
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = Stage()
+    found = inputs.find(ACCURACY_IMAGES)
+    print(f"traces: {found.traces}\nimages: {found.images_source}", file=sys.stderr)
+
+    network = zoo.build(MODEL)
+    plans = _measure(network, found, folder, stage)
+    base = scenarios.camera(plans, found.test_channel, inputs=found.traces)
+    # Policies and rules are tuned on other drives than they are tested on.
+    tuning = dataclasses.replace(base, channel=found.train_channel)
+
+    models = {}
+    for algorithm in ("ppo", "sac-d"):
+        with stage(f"train {algorithm} on the SimPy engine") as progress:
+            models[algorithm] = train(tuning, algorithm, seed, folder / algorithm, engine="simpy", report=progress)
+    networks = {name: export.network(model) for name, model in models.items()}
+    with stage("choose what ships, tune the rules"):
+        scores = {name: evaluate.evaluate(tuning, evaluate.Learned(net), evaluate.TUNING).reward.mean() for name, net in networks.items()}
+        static = baselines.best_static(tuning, evaluate.TUNING)
+    shipped = max(scores, key=lambda name: scores[name])
+
+    results = _evaluate(base, networks, static, stage)
+    table = {name: _row(result) for name, result in results.items()}
+    with stage("draw the policy map"):
+        figures.policy_map(base, networks, folder / "policy_map.png")
+    with stage(f"export {shipped}"):
+        export.export(folder / shipped, folder / "policy.cutlayer", tuning)
+        write_atomic(folder / "plans.json", plans.encode())
+    with stage("serve decisions"), daemon(folder) as socket:
+        served = serve(base, socket, seed)
+    with stage("export graphs"):
+        graphs.export(network, folder / "graphs")
+    with stage("split real inference"):
+        split = _split(network, base, found, folder, seed)
+
+    summary: dict[str, Any] = {
+        "inputs": {"images": found.images_source, "traces": found.traces},
+        "policies": table,
+        "daemon": served,
+        "split": split,
+        "run": {
+            **runs.manifest(base, {"training": seed, "held_out": [evaluate.HELD_OUT, evaluate.HELD_OUT + EPISODES]}),
+            "shipped": shipped,
+            "version": __version__,
+            "commit": runs.commit(),
+            "seconds": time.monotonic() - started,
+        },
+    }
+    runs.write(folder, "summary.json", summary)
+    runs.write(folder, "run.json", summary["run"])
+    return summary
+
+
+def _measure(network: MultiExit, found: inputs.Inputs, folder: Path, stage: Stage) -> PlanTable:
+    """Profile this machine as the edge, derive the device, measure or read the accuracy, build the plan table."""
+    with stage("measure layers on this machine") as progress:
+        edge = measure.measure(network, runs=RUNS, device_name="this-machine", progress=progress)
+        device = derived.raspberry_pi_4(edge)
+        load.save(edge, folder / "profile-edge.json")
+        load.save(device, folder / "profile-device.json")
+    if measure.noisy(edge):
+        print("note: this machine was busy while it was measured (wall/CPU above 1.15); CPU times are used", file=sys.stderr)
+    if found.images is None:
+        table = load.accuracy(f"{MODEL}-accuracy")
+        print(f"accuracy: from the shipped table, measured on {table.images} images of {table.source}", file=sys.stderr)
+    else:
+        with stage("measure accuracy of every plan") as progress:
+            table = accuracy.measure(network, found.images, progress)
+            load.save(table, folder / "accuracy.json")
+    with stage("build the plan table"):
+        plans = PlanTable.build(device, edge, table)
+    print(f"{len(plans)} plans: {plans.device} (derived: {device.provenance.ratio_source}) with {plans.edge} as edge", file=sys.stderr)
+    return plans
+
+
+def _evaluate(scenario: Scenario, networks: dict[str, Any], static: baselines.Fixed, stage: Stage) -> dict[str, Result]:
+    episodes = range(evaluate.HELD_OUT, evaluate.HELD_OUT + EPISODES)
+    policies: dict[str, evaluate.Policy] = {
+        "device-only": baselines.Fixed(scenario.plans.device_only()),
+        "edge-only": baselines.Fixed(scenario.plans.edge_only()),
+        "best-static": static,
+        "greedy-ewma": baselines.greedy_ewma(scenario),
+        **{name: evaluate.Learned(network) for name, network in networks.items()},
+    }
+    results = {}
+    with stage("evaluate on held-out episodes") as progress:
+        for i, (name, policy) in enumerate(policies.items()):
+            results[name] = evaluate.evaluate(scenario, policy, episodes)
+            progress((i + 1) / (len(policies) + 3))
+        results["clairvoyant"] = evaluate.evaluate_clairvoyant(scenario, episodes, list(results.values()))
+    return results
+
+
+def _row(result: Result) -> dict[str, object]:
+    keys = ("reward_mean", "latency_p50_s", "latency_p95_s", "latency_p99_s", "miss_rate", "accuracy", "energy_j")
+    summary = result.summary()
+    return {key: summary[key] for key in keys}
+
+
+@contextlib.contextmanager
+def process(arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """A server in its own process: what it printed when it was ready; ended with SIGTERM."""
+    child = subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own modules
+    try:
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        if not line:
+            _, errors = child.communicate()
+            _failed(arguments[0], errors)
+        yield json.loads(line)
+    finally:
+        child.terminate()
+        child.communicate(timeout=30)
+
+
+def _failed(what: str, errors: str) -> NoReturn:
+    lines = errors.strip().splitlines() or ["it said nothing"]
+    raise CutlayerError(f"{what} did not start: {lines[-1]}")
+
+
+@contextlib.contextmanager
+def daemon(folder: Path) -> Iterator[Path]:
+    """`cutlayerd` with the folder's bundle; yields its socket."""
+    socket = folder / "cutlayerd.sock"
+    with process(["cutlayer.runtime.daemon", "--bundle", str(folder / "policy.cutlayer"), "--socket", str(socket)]):
+        yield socket
+
+
+def serve(scenario: Scenario, socket: Path, seed: int) -> dict[str, object]:
+    """Let the daemon drive the simulator: every decision goes over the socket, every outcome is reported back."""
+    took = np.empty(DECISIONS)
+    with Client(socket) as client:
+        decided = 0
+        while decided < DECISIONS:
+            streams = draw(scenario, evaluate.HELD_OUT + 10_000 + seed + decided)
+            engine = Kernel(scenario, streams)
+            for _ in range(min(scenario.requests, DECISIONS - decided)):
+                start = time.perf_counter()
+                decision = client.decide(decided)
+                took[decided] = time.perf_counter() - start
+                record = engine.submit(decision.plan)
+                # The record's durations, laid on the daemon's own clock.
+                shift_s = time.monotonic() - record.finish_s
+                client.report(
+                    Outcome(
+                        plan=record.plan,
+                        device_start_s=record.device_start_s + shift_s,
+                        device_s=record.device_end_s - record.device_start_s,
+                        send_start_s=record.send_start_s + shift_s,
+                        send_s=record.send_end_s - record.send_start_s,
+                        sent_bytes=record.sent_bytes,
+                        edge_wait_s=record.edge_wait_s if record.sent_bytes else -1.0,
+                    )
+                )
+                decided += 1
+        status = client.status()
+    p50, p99 = (float(x) for x in np.percentile(took, [50, 99]))
+    return {"decisions": status["decisions"], "p50_s": p50, "p99_s": p99, "fallbacks": status["fallbacks"]}
+
+
+def _split(network: MultiExit, scenario: Scenario, found: inputs.Inputs, folder: Path, seed: int) -> dict[str, object]:
+    """A device process and an edge process split real inference as the daemon decides; compare with the unsplit network."""
+    pictures = found.images if found.images is not None else images.generated(SPLIT_IMAGES, seed)
+    pictures = pictures.head(SPLIT_IMAGES)
+    pixels = pictures.resized(network.input_shape[1])
+    streams = draw(scenario, evaluate.HELD_OUT + 20_000 + seed)
+    np.save(folder / "split-images.npy", pixels)
+    drive = Drive(streams.rate_bps.tolist(), streams.slow_down.tolist(), streams.slot_s)
+    write_atomic(folder / "split-drive.json", msgspec.json.encode(drive))
+    deadline_s = scenario.objective.deadline_s
+    with daemon(folder) as socket, process(["cutlayer.runtime.split.edge", "--graphs", str(folder / "graphs")]) as edge:
+        arguments = [
+            "--graphs", str(folder / "graphs"), "--plans", str(folder / "plans.json"), "--socket", str(socket),
+            "--edge", f"{edge['host']}:{edge['port']}", "--images", str(folder / "split-images.npy"),
+            "--drive",
+            str(folder / "split-drive.json"),
+            "--deadline", str(deadline_s), "--out", str(folder / "split.json"),
+        ]  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "cutlayer.runtime.split.run", *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+        if done.returncode:
+            _failed("the device process", done.stderr)
+    requests = msgspec.json.decode((folder / "split.json").read_bytes(), type=list[Run])
+    with torch.inference_mode():
+        x = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float()
+        whole = np.array([logits.argmax(1).numpy() for logits in network(x)])
+    unsplit = np.array([whole[r.exact_exit, i] for i, r in enumerate(requests)])
+    exact = np.array([r.exact_predicted for r in requests])
+    summary: dict[str, object] = {
+        "requests": len(requests),
+        "agree_with_unsplit": int((exact == unsplit).sum()),
+        "agree_as_decided": int(sum(r.predicted == whole[r.exit, i] for i, r in enumerate(requests))),
+        "correct": None
+        if found.images is None
+        else int(sum(r.predicted == label for r, label in zip(requests, pictures.labels, strict=True))),
+        "latency_p50_s": float(np.median([r.latency_s for r in requests])),
+        "in_time": int(sum(r.latency_s <= deadline_s for r in requests)),
+        "answered_by": {kind: sum(r.status == kind for r in requests) for kind in ("device", "edge", "fallback")},
+        "plans": {scenario.plans.name(plan): sum(r.plan == plan for r in requests) for plan in sorted({r.plan for r in requests})},
+    }
+    return summary
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text for a terminal."""
+    lines = [f"{'policy':<13}{'reward':>8}{'accuracy':>10}{'missed':>9}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'joule':>8}"]
+    for name, row in sorted(summary["policies"].items(), key=lambda item: item[1]["reward_mean"]):
+        lines.append(
+            f"{name:<13}{row['reward_mean']:>8.3f}{row['accuracy']:>10.3f}{row['miss_rate']:>9.2%}{1e3 * row['latency_p50_s']:>9.1f}"
+            f"{1e3 * row['latency_p95_s']:>9.1f}{1e3 * row['latency_p99_s']:>9.1f}{row['energy_j']:>8.4f}"
+        )
+    served, split = summary["daemon"], summary["split"]
+    correct = "" if split["correct"] is None else f", {split['correct']} right"
+    us, ms = 1e6, 1e3
+    p50, p99 = us * served["p50_s"], us * served["p99_s"]
+    lines.append(f"\ndaemon: {served['decisions']} decisions, p50 {p50:.0f} us, p99 {p99:.0f} us, {served['fallbacks']} fallbacks")
+    same, median = split["agree_with_unsplit"], ms * split["latency_p50_s"]
+    lines.append(f"split:  {split['requests']} images, {same} equal to the unsplit network at 32 bits{correct}, p50 {median:.1f} ms")
+    return "\n".join(lines)
