@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import torch
 
-from cutlayer import __version__
 from cutlayer.agents import baselines, evaluate, export, figures, inputs, runs
 from cutlayer.agents.train import train
 from cutlayer.envs import scenarios
@@ -35,13 +34,21 @@ if TYPE_CHECKING:
     from cutlayer.agents.evaluate import Result
     from cutlayer.envs.spec import Scenario
     from cutlayer.profiles.zoo import MultiExit
+    from cutlayer.runtime.policy import Mlp
 
-EPISODES = 40  # held-out episodes: 8,000 requests resolve a miss rate of 0.1 %
-DECISIONS = 2_000
-SPLIT_IMAGES = 100
-ACCURACY_IMAGES = 1_000  # of the held-out images: +-2.5 % at 95 %, 20 s
-RUNS = 60  # of the profiler
 MODEL = "alexnet"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything; the defaults are the demo's."""
+
+    runs: int = 60  # of the profiler
+    accuracy_images: int = 1_000  # of the held-out images: +-2.5 % at 95 %, 15 s
+    steps: int | None = None  # of training; None is the recipe's own number
+    episodes: int = 40  # held out: 8,000 requests resolve a miss rate of 0.1 %
+    decisions: int = 2_000
+    split_images: int = 100
 
 
 class Stage:
@@ -68,7 +75,7 @@ class Stage:
         print(f"{clear}{name:<34} {time.monotonic() - start:6.1f} s", file=sys.stderr, flush=True)
 
 
-def demo(folder: Path, seed: int = 0) -> dict[str, Any]:
+def demo(folder: Path, seed: int = 0, size: Size = Size()) -> dict[str, Any]:
     """Run every stage, write `summary.json`, tables, bundle and figure into `folder`; return the summary.
 
     Raises:
@@ -78,11 +85,11 @@ def demo(folder: Path, seed: int = 0) -> dict[str, Any]:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     stage = Stage()
-    found = inputs.find(ACCURACY_IMAGES)
+    found = inputs.find(size.accuracy_images)
     print(f"traces: {found.traces}\nimages: {found.images_source}", file=sys.stderr)
 
     network = zoo.build(MODEL)
-    plans = _measure(network, found, folder, stage)
+    plans = _measure(network, found, folder, stage, size.runs)
     base = scenarios.camera(plans, found.test_channel, inputs=found.traces)
     # Policies and rules are tuned on other drives than they are tested on.
     tuning = dataclasses.replace(base, channel=found.train_channel)
@@ -90,14 +97,15 @@ def demo(folder: Path, seed: int = 0) -> dict[str, Any]:
     models = {}
     for algorithm in ("ppo", "sac-d"):
         with stage(f"train {algorithm} on the SimPy engine") as progress:
-            models[algorithm] = train(tuning, algorithm, seed, folder / algorithm, engine="simpy", report=progress)
+            models[algorithm] = train(tuning, algorithm, seed, folder / algorithm, engine="simpy", steps=size.steps, report=progress)
     networks = {name: export.network(model) for name, model in models.items()}
     with stage("choose what ships, tune the rules"):
         scores = {name: evaluate.evaluate(tuning, evaluate.Learned(net), evaluate.TUNING).reward.mean() for name, net in networks.items()}
         static = baselines.best_static(tuning, evaluate.TUNING)
+    held_out = range(evaluate.HELD_OUT, evaluate.HELD_OUT + size.episodes)
     shipped = max(scores, key=lambda name: scores[name])
 
-    results = _evaluate(base, networks, static, stage)
+    results = _evaluate(base, networks, static, stage, held_out)
     table = {name: _row(result) for name, result in results.items()}
     with stage("draw the policy map"):
         figures.policy_map(base, networks, folder / "policy_map.png")
@@ -105,11 +113,11 @@ def demo(folder: Path, seed: int = 0) -> dict[str, Any]:
         export.export(folder / shipped, folder / "policy.cutlayer", tuning)
         write_atomic(folder / "plans.json", plans.encode())
     with stage("serve decisions"), daemon(folder) as socket:
-        served = serve(base, socket, seed)
+        served = serve(base, socket, seed, size.decisions)
     with stage("export graphs"):
         graphs.export(network, folder / "graphs")
     with stage("split real inference"):
-        split = _split(network, base, found, folder, seed)
+        split = _split(network, base, found, folder, seed, size.split_images)
 
     summary: dict[str, Any] = {
         "inputs": {"images": found.images_source, "traces": found.traces},
@@ -117,10 +125,8 @@ def demo(folder: Path, seed: int = 0) -> dict[str, Any]:
         "daemon": served,
         "split": split,
         "run": {
-            **runs.manifest(base, {"training": seed, "held_out": [evaluate.HELD_OUT, evaluate.HELD_OUT + EPISODES]}),
+            **runs.manifest(base, {"training": seed, "held_out": [held_out.start, held_out.stop]}),
             "shipped": shipped,
-            "version": __version__,
-            "commit": runs.commit(),
             "seconds": time.monotonic() - started,
         },
     }
@@ -129,10 +135,10 @@ def demo(folder: Path, seed: int = 0) -> dict[str, Any]:
     return summary
 
 
-def _measure(network: MultiExit, found: inputs.Inputs, folder: Path, stage: Stage) -> PlanTable:
+def _measure(network: MultiExit, found: inputs.Inputs, folder: Path, stage: Stage, runs: int) -> PlanTable:
     """Profile this machine as the edge, derive the device, measure or read the accuracy, build the plan table."""
     with stage("measure layers on this machine") as progress:
-        edge = measure.measure(network, runs=RUNS, device_name="this-machine", progress=progress)
+        edge = measure.measure(network, runs=runs, device_name="this-machine", progress=progress)
         device = derived.raspberry_pi_4(edge)
         load.save(edge, folder / "profile-edge.json")
         load.save(device, folder / "profile-device.json")
@@ -151,8 +157,7 @@ def _measure(network: MultiExit, found: inputs.Inputs, folder: Path, stage: Stag
     return plans
 
 
-def _evaluate(scenario: Scenario, networks: dict[str, Any], static: baselines.Fixed, stage: Stage) -> dict[str, Result]:
-    episodes = range(evaluate.HELD_OUT, evaluate.HELD_OUT + EPISODES)
+def _evaluate(scenario: Scenario, networks: dict[str, Mlp], static: baselines.Fixed, stage: Stage, episodes: range) -> dict[str, Result]:
     policies: dict[str, evaluate.Policy] = {
         "device-only": baselines.Fixed(scenario.plans.device_only()),
         "edge-only": baselines.Fixed(scenario.plans.edge_only()),
@@ -204,15 +209,15 @@ def daemon(folder: Path) -> Iterator[Path]:
         yield socket
 
 
-def serve(scenario: Scenario, socket: Path, seed: int) -> dict[str, object]:
+def serve(scenario: Scenario, socket: Path, seed: int, decisions: int) -> dict[str, object]:
     """Let the daemon drive the simulator: every decision goes over the socket, every outcome is reported back."""
-    took = np.empty(DECISIONS)
+    took = np.empty(decisions)
     with Client(socket) as client:
         decided = 0
-        while decided < DECISIONS:
+        while decided < decisions:
             streams = draw(scenario, evaluate.HELD_OUT + 10_000 + seed + decided)
             engine = Kernel(scenario, streams)
-            for _ in range(min(scenario.requests, DECISIONS - decided)):
+            for _ in range(min(scenario.requests, decisions - decided)):
                 start = time.perf_counter()
                 decision = client.decide(decided)
                 took[decided] = time.perf_counter() - start
@@ -236,10 +241,10 @@ def serve(scenario: Scenario, socket: Path, seed: int) -> dict[str, object]:
     return {"decisions": status["decisions"], "p50_s": p50, "p99_s": p99, "fallbacks": status["fallbacks"]}
 
 
-def _split(network: MultiExit, scenario: Scenario, found: inputs.Inputs, folder: Path, seed: int) -> dict[str, object]:
+def _split(network: MultiExit, scenario: Scenario, found: inputs.Inputs, folder: Path, seed: int, count: int) -> dict[str, object]:
     """A device process and an edge process split real inference as the daemon decides; compare with the unsplit network."""
-    pictures = found.images if found.images is not None else images.generated(SPLIT_IMAGES, seed)
-    pictures = pictures.head(SPLIT_IMAGES)
+    pictures = found.images if found.images is not None else images.generated(count, seed)
+    pictures = pictures.head(count)
     pixels = pictures.resized(network.input_shape[1])
     streams = draw(scenario, evaluate.HELD_OUT + 20_000 + seed)
     np.save(folder / "split-images.npy", pixels)

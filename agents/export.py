@@ -74,9 +74,12 @@ def load_run(folder: Path) -> tuple[PPO | SACDiscrete, dict[str, object]]:
     """
     try:
         manifest: dict[str, object] = msgspec.json.decode((folder / RUN).read_bytes(), type=dict[str, object])
+        missing = [key for key in ("scenario", "plans_sha256", "commit", "date", "inputs") if key not in manifest]
+        if missing:
+            raise KeyError(f"{RUN} lacks {', '.join(missing)}")
         kind: type[PPO | SACDiscrete] = KINDS[str(manifest["algorithm"])]
         model = kind.load(folder / MODEL, device="cpu")
-    except (OSError, KeyError, ValueError, msgspec.DecodeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, msgspec.DecodeError, zipfile.BadZipFile) as error:
         make = f"cutlayer train --scenario camera --algo ppo -o {folder}"
         raise ConfigError(f"{folder} is no run folder ({error}); make one with: {make}") from error
     return model, manifest

@@ -127,7 +127,7 @@ def _sac_d(recipe: recipes.SacD, world: DummyVecEnv, seed: int) -> SACDiscrete:
     return SACDiscrete(
         "MlpPolicy",
         world,
-        learning_rate=recipe.learning_rate,
+        learning_rate=LinearSchedule(recipe.learning_rate, 0.0, 1.0),
         learning_starts=recipe.warm_up,
         batch_size=recipe.batch,
         gamma=recipe.gamma,

@@ -127,7 +127,7 @@ def read_trace(path: Path, column: str = "ul_mbps") -> tuple[NDArray[np.float64]
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot read trace {path}: {error}; give a CSV with the columns t_s and {column}") from error
     if not rows or "t_s" not in rows[0] or column not in rows[0]:
         have = ", ".join(rows[0]) if rows else "nothing"
@@ -137,7 +137,7 @@ def read_trace(path: Path, column: str = "ul_mbps") -> tuple[NDArray[np.float64]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"trace {path} holds a value that is no number ({error}); mend or remove that row") from error
     times, rates = np.array([t for t, _ in kept]), np.array([r for _, r in kept]) * 1e6
-    bad = not np.isfinite(rates).all() or (rates < 0).any() or (np.diff(times) <= 0).any()
+    bad = not (np.isfinite(times).all() and np.isfinite(rates).all()) or (rates < 0).any() or (np.diff(times) <= 0).any()
     if len(kept) < 2 or bad:
         raise ConfigError(f"trace {path} needs at least two rows with rising t_s and rates that are finite and not negative")
     return times - times[0], rates

@@ -44,12 +44,12 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
     | 5 | its rate so far | b/s | log10, 8 kb/s to 1 Gb/s on -1 to 1 |
     | 6 | its age | s | deadline |
     | 7, 8 | last two gaps between requests | s | deadline |
-    | 9, 10 | slow-down of the last finished device work, its age | 1, s | natural logarithm; log age |
-    | 11, 12 | wait at the edge of the last reply, its age | s | deadline; log age |
+    | 9, 10 | slow-down of the last finished device work, its age | 1, s | natural logarithm; age |
+    | 11, 12 | wait at the edge of the last reply, its age | s | deadline; age |
     | 13 | rate, exponentially weighted | b/s | as index 5 |
-    | 14 + 3i, 15 + 3i, 16 + 3i | rate, age and duration of the i-th last transfer, i = 0..5 | b/s, s, s | as 5; log age; deadline |
+    | 14 + 3i, 15 + 3i, 16 + 3i | rate, age and duration of the i-th last transfer, i = 0..5 | b/s, s, s | as 5; age; deadline |
 
-    Log age maps 0 to 30 s on 0 to 1; 1 where nothing was measured yet. Every value is clipped to the bounds.
+    Age is scaled to age / (age + 0.5 s), 1 where nothing was measured yet. Every value is clipped to the bounds.
 
     ## Rewards
     The request's worth by the scenario's objective (`profiles.cost.Objective`), at once: what becomes of a request does not
@@ -93,6 +93,7 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
         """Decide the present request."""
         assert self._simulation is not None, "call reset before step"
+        assert self.action_space.contains(action), f"action {action!r} is none of the {len(self.scenario.plans)} plans"
         record = self._simulation.decide(int(action))
         self._last = record
         objective = self.scenario.objective

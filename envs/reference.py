@@ -67,7 +67,7 @@ class Reference:
         reached = send_end + scenario.path.rtt_s / 2
         turn = self.edge.event()
         work = row.decode_s + row.edge_s
-        self.edge.process(self._serve(reached, work, turn))
+        self.edge.process(self._serve_ours(reached, work, turn))
         edge_start: float = self.edge.run(until=turn)  # type: ignore[assignment]  # the value its process gave the event
         finish = edge_start + work + scenario.path.return_s
         return Record(
@@ -108,8 +108,16 @@ class Reference:
                     return start, self.uplink.now, wire_bytes - left
                 slot += 1
 
+    def _serve_ours(self, arrival: float, work_s: float, started: simpy.Event) -> Process:
+        # A request that is announced late asks for its turn before anything else happens: its place is before all that waits.
+        if arrival >= self.edge.now:
+            yield self.edge.timeout(arrival - self.edge.now)
+            # Background work that arrives in the same instant goes first: let all that happens now happen.
+            while self.edge.peek() == self.edge.now:
+                yield self.edge.timeout(0.0)
+        yield from self._serve(arrival, work_s, started)
+
     def _serve(self, arrival: float, work_s: float, started: simpy.Event) -> Process:
-        yield self.edge.timeout(max(0.0, arrival - self.edge.now))
         with self.server.request(priority=arrival) as turn:  # type: ignore[arg-type]  # any ordered value will do
             yield turn
             started.succeed(self.edge.now)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BITS = (2, 4, 8, 16, 32)
 RAW_BITS = 8  # an RGB pixel has eight bits a channel
+SMALLEST_STEP = float(np.finfo(np.float32).tiny)  # below this a float32 is subnormal
 HEADER_BYTES = 48  # fixed frame header of runtime.split.protocol; a test holds the two equal
 
 
@@ -45,7 +46,8 @@ def encode(x: NDArray[np.float32], bits: int) -> Encoded:
     lo, hi = float(flat.min()), float(flat.max())
     # The step is rounded to float32 because that is what the frame carries.
     step = float(np.float32((hi - lo) / ((1 << bits) - 1)))
-    scale = step if step > 0.0 else 1.0
+    # A range whose step has no reciprocal in float32 is as good as none.
+    scale = step if step >= SMALLEST_STEP else 1.0
     # Half a level is added so that the cast, which truncates, rounds.
     levels = np.minimum((flat - np.float32(lo)) * np.float32(1.0 / scale) + np.float32(0.5), np.float32((1 << bits) - 1))
     return Encoded(_pack(levels.astype(np.uint16 if bits == 16 else np.uint8), bits), bits, lo, scale)

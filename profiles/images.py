@@ -6,6 +6,7 @@ Needs Pillow for the first two (extra `profile`). Pixels are uint8, height x wid
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,13 @@ def load(path: Path, limit: int | None = None) -> ImageSet:
     """
     if not path.exists():
         raise ConfigError(f"no images at {path}; give a folder of class folders or an .npz of JPEGs")
-    return _load_archive(path, limit) if path.suffix == ".npz" else _load_folder(path, limit)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit {limit} leaves no image of {path}; give 1 or more")
+    if path.suffix == ".npz":
+        return _load_archive(path, limit)
+    if not path.is_dir():
+        raise ConfigError(f"{path} is one file; give a folder of class folders or an .npz of JPEGs")
+    return _load_folder(path, limit)
 
 
 def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -79,13 +86,19 @@ def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> NDArray[np
 
 def _load_archive(path: Path, limit: int | None) -> ImageSet:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file open that turns out to be no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             header, data = archive["header"].tobytes(), archive["data"].tobytes()
             offsets, labels = archive["offsets"], archive["labels"].astype(np.int64)
             class_names = tuple(str(name) for name in archive["class_names"])
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         keys = "header, data, offsets, labels, class_names"
         raise ConfigError(f"{path} is not an archive of JPEGs ({error}); its keys are {keys}") from error
+    fits = len(offsets) == len(labels) + 1 and len(labels) > 0 and labels.min() >= 0 and labels.max() < len(class_names)
+    if not fits:
+        raise ConfigError(
+            f"{path} has {len(labels)} labels, {len(offsets)} offsets and {len(class_names)} classes, which do not fit; make it again"
+        )
     count = len(labels) if limit is None else min(limit, len(labels))
     images = [_decode(header + data[offsets[i] : offsets[i + 1]], f"image {i} of {path}", None) for i in range(count)]
     return ImageSet(np.stack(images), labels[:count], class_names, f"{path.parent.name}/{path.name}")

@@ -6,6 +6,7 @@ Built-in tables are found by name, others by path.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,6 +43,8 @@ def accuracy(name_or_path: str | Path) -> AccuracyTable:
     """The accuracy table of that built-in name or path, checked; raises as `profile` does."""
     path = _find(name_or_path)
     table = _read(path, AccuracyTable)
+    if table.images < 1:
+        raise ProfileError(f"{table.images} images in {path} measure nothing; measure the table on labelled images")
     for plan in table.plans:
         if not 0 <= plan.correct <= table.images:
             where = f"exit {plan.exit}, partition {plan.partition}, {plan.bits} bits"
@@ -57,10 +60,10 @@ def save(table: ModelProfile | AccuracyTable, path: Path) -> None:
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     built_in = BUILT_IN / f"{name_or_path}.json"
-    if path.exists():
-        return path
-    if built_in.exists():
-        return built_in
+    for candidate in (path, built_in):
+        # A name too long for a file exists nowhere; Path.exists raises for it before Python 3.12.
+        if os.path.exists(candidate):  # noqa: PTH110 - it never raises
+            return candidate
     known = ", ".join(sorted(file.stem for file in BUILT_IN.glob("*.json")))
     raise ProfileError(f"no table {str(name_or_path)!r}; give the path of a JSON file or a built-in name: {known}")
 
@@ -72,7 +75,7 @@ def _read(path: Path, kind: type[T]) -> T:
         raise ProfileError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
     except msgspec.ValidationError as error:
         raise ProfileError(f"{path} is not a {kind.__name__}: {error}; compare it with a built-in table") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path} is not whole JSON: {error}; copy or measure it again") from error
     if table.schema_version != SCHEMA_VERSION:
         raise ProfileError(f"{path} has schema version {table.schema_version}, this cutlayer reads {SCHEMA_VERSION}; measure it anew")

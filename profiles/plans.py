@@ -13,6 +13,7 @@ So every plan is written once, and a knob that means nothing in a plan has one s
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -159,12 +160,16 @@ class PlanTable:
         """Read what `encode` wrote; raises ProfileError that names `where`."""
         try:
             file = msgspec.json.decode(data, type=_File)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProfileError(f"{where} is not a plan table: {error}; build it anew from its profiles") from error
         if file.format != FORMAT or not file.plans:
             raise ProfileError(
                 f"{where} has format {file.format} and {len(file.plans)} plans; this cutlayer reads format {FORMAT}; build it anew"
             )
+        for row in file.plans:
+            _check(row, file.depths, where)
+        if len({(row.exit, row.partition, row.bits) for row in file.plans}) < len(file.plans) or all(row.bits for row in file.plans):
+            raise ProfileError(f"{where} names a plan twice or none that stays on the device; build it anew from its profiles")
         return PlanTable(file.model, file.device, file.edge, file.depths, file.plans)
 
     def digest(self) -> str:
@@ -192,15 +197,22 @@ class PlanTable:
         return PlanTable(device.model, device.provenance.machine, edge.provenance.machine, device.depths, rows)
 
 
+def _check(row: PlanRow, depths: tuple[int, ...], where: str) -> None:
+    place = f"exit {row.exit}, partition {row.partition}, {row.bits} bits"
+    known = 0 <= row.exit < len(depths) and 0 <= row.fallback_exit < len(depths) and 0 <= row.partition <= depths[row.exit] + 1
+    if not known or (row.bits == 0) != (row.partition == depths[row.exit] + 1):
+        raise ProfileError(f"{place} of {where} is no plan of a network with exits after {depths} layers; build it anew from its profiles")
+    numbers = msgspec.structs.astuple(row)[3:]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or max(row.accuracy, row.fallback_accuracy) > 1:
+        raise ProfileError(f"{place} of {where} has a cost that is no number from 0 on; build it anew from its profiles")
+
+
 def _rows(
     device: ModelProfile, edge: ModelProfile, accuracy: AccuracyTable, bits: tuple[int, ...], *, allow_raw: bool
 ) -> Iterator[PlanRow]:
     right = {(plan.exit, plan.partition, plan.bits): plan.correct / accuracy.images for plan in accuracy.plans}
-    codec_s = {
-        (side, cost.cut, cost.bits): getattr(cost, side).cpu.mean_s
-        for side, table in (("encode", device), ("decode", edge))
-        for cost in table.codecs
-    }
+    sides = {"encode": device, "decode": edge}
+    coding = {(side, cost.cut, cost.bits): getattr(cost, side) for side, table in sides.items() for cost in table.codecs}
     # Means add up over a chain, medians do not: sums of medians were up to 54 % too low under load.
     on_device, on_edge = ([layer.time.cpu.mean_s for layer in table.layers] for table in (device, edge))
     device_head, edge_head = ([head.time.cpu.mean_s for head in table.heads] for table in (device, edge))
@@ -214,17 +226,26 @@ def _rows(
                 "measure it with: cutlayer profile accuracy"
             ) from None
 
+    def codec_s(side: str, partition: int, width: int) -> float:
+        try:
+            return float(coding[side, partition, width].cpu.mean_s)
+        except KeyError:
+            raise ProfileError(
+                f"no measured time to {side} the tensor at partition {partition} at {width} bits on {sides[side].provenance.machine}; "
+                "measure the machine again with: cutlayer profile measure"
+            ) from None
+
     for exit_, depth in enumerate(device.depths):
         for partition in range(0 if allow_raw else 1, depth + 2):
             local = partition == depth + 1
-            own_s = sum(on_device[:partition]) + (device_head[exit_] if local else 0.0)
+            own_s = sum(on_device[: min(partition, depth)]) + (device_head[exit_] if local else 0.0)
             rest_s = 0.0 if local else sum(on_edge[partition:depth]) + edge_head[exit_]
             fallback = max((e for e, d in enumerate(device.depths) if d <= partition), default=0)
             missing = sum(on_device[partition : device.depths[fallback]])  # nothing where the exit lies on the way
             fallback, fallback_s = (exit_, 0.0) if local else (fallback, missing + device_head[fallback])
             shape = device.input_shape if partition == 0 else device.layers[min(partition, depth) - 1].output_shape
             for width in (0,) if local else (RAW_BITS,) if partition == 0 else bits:
-                encode_s = codec_s["encode", partition, width] if not local else 0.0
+                encode_s = 0.0 if local else codec_s("encode", partition, width)
                 size = payload_bytes(int(np.prod(shape)), width) if not local else 0
                 yield PlanRow(
                     exit=exit_,
@@ -232,7 +253,7 @@ def _rows(
                     bits=width,
                     device_s=own_s,
                     encode_s=encode_s,
-                    decode_s=codec_s["decode", partition, width] if not local else 0.0,
+                    decode_s=0.0 if local else codec_s("decode", partition, width),
                     edge_s=rest_s,
                     payload_bytes=size,
                     wire_bytes=wire_bytes(size) if not local else 0,

@@ -16,8 +16,10 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,8 @@ VERSION = 1
 PARTS = ("plans.json", "features.json", "weights.safetensors", "golden.json")
 MOST_BYTES = 8 << 20  # of one part unpacked; the largest real one, a plan table, is well under 1 MB
 GOLDEN = 32
+# What zipfile and zlib raise on damaged archives.
+UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,10 +121,10 @@ def load(file: pathlib.Path) -> Bundle:
             parts = {name: _part(archive, name, file) for name in PARTS}
     except FileNotFoundError as error:
         raise BundleError(f"no bundle at {file}; make one with: cutlayer export RUN -o {file}") from error
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
-        raise BundleError(f"{file} is no whole bundle ({error}); copy or export it again") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"manifest of {file} is not as it should be ({error}); export it with this cutlayer") from error
+    except UNREADABLE as error:
+        raise BundleError(f"{file} is no whole bundle ({error}); copy or export it again") from error
     if manifest.bundle_version != VERSION:
         raise BundleError(f"{file} has bundle version {manifest.bundle_version}, this cutlayer reads {VERSION}; export it anew")
     for name, data in parts.items():
@@ -131,8 +135,11 @@ def load(file: pathlib.Path) -> Bundle:
     try:
         plans = PlanTable.decode(parts["plans.json"], f"plans.json of {file}")
         golden = msgspec.json.decode(parts["golden.json"], type=Golden)
-    except (msgspec.DecodeError, ProfileError) as error:
+    except ProfileError as error:
         raise BundleError(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"golden.json of {file} is not as it should be ({error}); export it anew") from error
+    _check_sense(manifest, file)
     policy = _unpack_weights(parts["weights.safetensors"], manifest.activation, file)
     if (policy.inputs, policy.outputs) != (features.SIZE, len(plans)):
         raise BundleError(f"policy of {file} maps {policy.inputs} features to {policy.outputs} plans, not {features.SIZE} to {len(plans)}")
@@ -166,12 +173,24 @@ def _part(archive: zipfile.ZipFile, name: str, file: pathlib.Path) -> bytes:
     return data
 
 
+def _check_sense(manifest: Manifest, file: pathlib.Path) -> None:
+    numbers = {f"objective.{name}": getattr(manifest.objective, name) for name in ("deadline_s", "timeout_deadlines")}
+    numbers |= {"path.downlink_bps": manifest.path.downlink_bps}
+    rest = {f"objective.{name}": getattr(manifest.objective, name) for name in ("late_penalty", "latency_weight", "energy_weight")}
+    rest |= {f"path.{name}": getattr(manifest.path, name) for name in ("rtt_s", "reply_bytes", "fixed_s")}
+    rest |= {f"path.radio.{name}": getattr(manifest.path.radio, name) for name in ("base_w", "joules_per_bit")}
+    for name, value in (numbers | rest).items():
+        if not math.isfinite(value) or value < 0 or (name in numbers and value == 0):
+            raise BundleError(f"{name} {value} in the manifest of {file} makes no sense; train and export it anew")
+
+
 def _self_test(bundle: Bundle, file: pathlib.Path) -> None:
     golden = bundle.golden
     if not golden.plans or len(golden.plans) != len(golden.observations):
         raise BundleError(f"{file} has no golden decisions to check it by; export it anew")
     for observation, plan in zip(golden.observations, golden.plans, strict=True):
-        if len(observation) != bundle.policy.inputs or int(np.argmax(bundle.policy.logits(np.array(observation, np.float32)))) != plan:
+        fits = len(observation) == bundle.policy.inputs and max(map(abs, observation)) <= max(-features.LOW, features.HIGH)
+        if not fits or int(np.argmax(bundle.policy.logits(np.array(observation, np.float32)))) != plan:
             raise BundleError(f"{file} does not decide as its trainer did (golden decision {plan}); export it anew on a like machine")
 
 
@@ -210,8 +229,10 @@ def _unpack_weights(data: bytes, activation: Activation, file: pathlib.Path) -> 
                 raise BundleError(f"tensor {name} of {file} is no float32 inside the file; export it anew")
             arrays[name] = np.frombuffer(body[start:end], "<f4").reshape(tensor.shape)
         layers = [(arrays[f"layer{i}.weight"], arrays[f"layer{i}.bias"]) for i in range(len(arrays) // 2)]
+        if any((w.ndim, b.ndim) != (2, 1) for w, b in layers):
+            raise BundleError(f"weights of {file} are no matrices with a bias each; export it anew")
         chained = all(a[0].shape[0] == b[0].shape[1] for a, b in itertools.pairwise(layers))
-        if not layers or not chained or any(w.shape != (len(b), w.shape[1]) for w, b in layers):
+        if not layers or not chained or any(w.shape[0] != b.shape[0] for w, b in layers):
             raise BundleError(f"weights of {file} do not fit each other; export it anew")
     except (struct.error, msgspec.DecodeError, KeyError, ValueError, IndexError) as error:
         raise BundleError(f"weights of {file} cannot be read ({error}); export it anew") from error

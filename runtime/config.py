@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def load(file: Path) -> DaemonConfig:
         config = msgspec.convert(table, DaemonConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{file}: {error}; compare it with: cutlayerd --print-defaults") from error
-    if config.request_bytes < 256 or config.drain_s < 0:
+    if config.request_bytes < 256 or not 0 <= config.drain_s < math.inf:
         raise ConfigError(f"{file}: request_bytes {config.request_bytes} must be at least 256 and drain_s {config.drain_s} not negative")
     return config
 

@@ -144,8 +144,10 @@ class Controller:
         row = self.bundle.plans.rows[outcome.plan]
         work_s = row.device_s + row.encode_s
         tm.device_ended(self.readings, outcome.device_start_s + outcome.device_s, work_s, outcome.device_s)
-        tm.send_ended(self.readings, row.wire_bytes)
-        if outcome.sent_bytes > 0.0:
+        if row.bits > 0:
+            tm.send_ended(self.readings, row.wire_bytes)
+        # A transfer that was tried and carried nothing tells of an outage.
+        if outcome.send_s > 0.0 or outcome.sent_bytes > 0.0:
             measured = outcome.rate_s > 0.0 and outcome.rate_bytes > 0.0
             took_s, size = (outcome.rate_s, outcome.rate_bytes) if measured else (outcome.send_s, outcome.sent_bytes)
             tm.sampled(self.readings, outcome.send_start_s + outcome.send_s, took_s, size)

@@ -10,7 +10,6 @@ A line that cannot be understood gets {"error": "..."}; the connection stays ope
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -27,6 +26,7 @@ import msgspec
 
 from cutlayer import __version__
 from cutlayer.errors import ConfigError, CutlayerError
+from cutlayer.options import Parser
 from cutlayer.runtime import bundle, config
 from cutlayer.runtime.controller import Controller, Outcome, Request
 
@@ -76,8 +76,10 @@ class Server:
                 return self._encoder.encode(self.status())
             self.reload()
             return b'{"ok":true}'
-        except (msgspec.DecodeError, CutlayerError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, CutlayerError) as error:
             return self._error(str(error))
+        except RecursionError:
+            return self._error("brackets are nested too deep")
 
     def _error(self, text: str) -> bytes:
         return self._encoder.encode({"error": text})
@@ -129,11 +131,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         *lines, self._pending = (self._pending + data).split(b"\n")
-        self._transport.write(b"".join(self._server.answer(line) + b"\n" for line in lines if line.strip()))
         limit = self._server.settings.request_bytes
-        if len(self._pending) > limit:
-            self._transport.write(msgspec.json.encode({"error": f"line longer than {limit} bytes"}) + b"\n")
-            self._transport.close()
+        for line in (*lines, self._pending):
+            if len(line) > limit:
+                self._transport.write(msgspec.json.encode({"error": f"line longer than {limit} bytes"}) + b"\n")
+                self._transport.close()
+                return
+        self._transport.write(b"".join(self._server.answer(line) + b"\n" for line in lines if line.strip()))
 
 
 def listen(path: Path) -> socket.socket:
@@ -208,7 +212,7 @@ def _log(**event: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command `cutlayerd`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cutlayerd",
         description="Controller daemon: decides exit, partition point and bit width for each request over a Unix socket.",
         epilog='example: cutlayerd --bundle policy.cutlayer --socket cutlayerd.sock, then send {"op":"decide","id":1} and a newline',

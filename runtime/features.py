@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 
     from cutlayer.profiles.plans import PlanTable
 
-RATE_FLOOR_BPS = 8e3  # 1 kB/s: slower is an outage, and its logarithm must stay finite
-RATE_TOP_BPS = 1e9  # fastest link that a scale is needed for
-OLD_S = 30.0  # a reading older than this says as little as none: cellular rates decorrelate within about 5 s
-AGE_GRAIN_S = 0.01  # resolves the youngest readings
+TOP_BPS = 1e9  # fastest link that a scale is needed for
+HALF_AGE_S = 0.5  # a reading of this age is half way to saying nothing: uplink rates decorrelate within about 1 s on LTE
 MANY_REQUESTS = 8.0
 LOW, HIGH = -1.0, 4.0  # every feature is clipped to this range
 
@@ -38,7 +36,7 @@ class Feature:
 
 
 _RATE = "log10, 8 kb/s to 1 Gb/s on -1 to 1"
-_AGE = "log, 0 to 30 s on 0 to 1; 1 where never taken"
+_AGE = "age / (age + 0.5 s); 1 where never taken"
 FEATURES: tuple[Feature, ...] = (
     Feature("backlog", "s of nominal device work", "device-only time of the last exit"),
     Feature("running", "s since the running device work began", "deadline"),
@@ -64,9 +62,8 @@ SIZE = len(FEATURES)
 FIXED = 14  # features before the ring of transfers
 assert SIZE == FIXED + 3 * tm.RING_LENGTH, "encode writes one value a feature"
 
-_RATE_MID = 0.5 * (math.log10(RATE_FLOOR_BPS) + math.log10(RATE_TOP_BPS))
-_RATE_HALF = 0.5 * (math.log10(RATE_TOP_BPS) - math.log10(RATE_FLOOR_BPS))
-_AGE_SCALE = 1.0 / math.log1p(OLD_S / AGE_GRAIN_S)
+_MID = 0.5 * (math.log10(tm.SLOWEST_BPS) + math.log10(TOP_BPS))
+_HALF = 0.5 * (math.log10(TOP_BPS) - math.log10(tm.SLOWEST_BPS))
 
 
 def scales(plans: PlanTable, deadline_s: float) -> list[float]:
@@ -76,12 +73,13 @@ def scales(plans: PlanTable, deadline_s: float) -> list[float]:
 
 def scaled_rate(rate_bps: float) -> float:
     """Logarithm of a rate, 8 kb/s to 1 Gb/s on -1 to 1."""
-    return (math.log10(min(max(rate_bps, RATE_FLOOR_BPS), RATE_TOP_BPS)) - _RATE_MID) / _RATE_HALF
+    return (math.log10(max(rate_bps, tm.SLOWEST_BPS)) - _MID) / _HALF
 
 
 def scaled_age(age_s: float) -> float:
-    """Logarithm of an age, 0 to 30 s on 0 to 1."""
-    return min(1.0, math.log1p(max(0.0, age_s) / AGE_GRAIN_S) * _AGE_SCALE)
+    """Age on 0 to 1, fine where it is young."""
+    age_s = max(0.0, age_s)
+    return age_s / (age_s + HALF_AGE_S)
 
 
 def encode(readings: Sequence[float], scale: Sequence[float], now_s: float, acked_bytes: float, out: MutableSequence[float]) -> None:
@@ -117,7 +115,7 @@ def encode(readings: Sequence[float], scale: Sequence[float], now_s: float, acke
         to = FIXED + 3 * i
         out[to], out[to + 1], out[to + 2] = 0.0, 1.0, 0.0
         if readings[at + 1] != tm.NEVER:
-            out[to] = scaled_rate(readings[at])
+            out[to] = (readings[at] - _MID) / _HALF
             out[to + 1] = scaled_age(now_s - readings[at + 1])
             out[to + 2] = readings[at + 2] / deadline_s
     for i in range(SIZE):

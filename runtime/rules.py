@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,19 +19,26 @@ if TYPE_CHECKING:
 
 # Believed before the first transfer was measured: a usable LTE uplink, so that the rule tries a small transfer and learns.
 PRIOR_RATE_BPS = 5e6
-SLOWEST_BPS = 8e3  # an outage sample may be zero; the formulas divide by the rate
+# A rule decides whatever a broken reading says: beyond these bounds it means the bound.
+FASTEST_BPS, LONG_S, MANY_BYTES = 1e12, 3600.0, 1e12
 
 
 def estimate(readings: Sequence[float], now_s: float, acked_bytes: float, prior_bps: float = PRIOR_RATE_BPS) -> Estimate:
     """What the readings say of the moment, taken at face value."""
     rate = readings[tm.RATE_BPS] if readings[tm.SAMPLES] > 0 else prior_bps
     return Estimate(
-        rate_bps=max(rate, SLOWEST_BPS),
-        slow_down=readings[tm.SLOW_DOWN] if readings[tm.SLOW_DOWN_AT] != tm.NEVER else 1.0,
-        backlog_s=tm.backlog_s(readings, now_s),
-        queued_bytes=max(0.0, readings[tm.TO_SEND_BYTES] - acked_bytes),
-        edge_wait_s=max(0.0, readings[tm.EDGE_WAIT_S]),
+        # An outage sample may be zero, and the formulas divide by the rate.
+        rate_bps=_sane(rate, tm.SLOWEST_BPS, FASTEST_BPS, prior_bps),
+        slow_down=_sane(readings[tm.SLOW_DOWN], 0.1, 1e3, 1.0) if readings[tm.SLOW_DOWN_AT] != tm.NEVER else 1.0,
+        backlog_s=_sane(tm.backlog_s(readings, now_s), 0.0, LONG_S, 0.0),
+        queued_bytes=_sane(readings[tm.TO_SEND_BYTES] - acked_bytes, 0.0, MANY_BYTES, 0.0),
+        edge_wait_s=_sane(readings[tm.EDGE_WAIT_S], 0.0, LONG_S, 0.0),
     )
+
+
+def _sane(value: float, low: float, high: float, otherwise: float) -> float:
+    """The value within bounds; `otherwise` where it is no number."""
+    return otherwise if math.isnan(value) else min(max(value, low), high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ A reading that was never taken is `NEVER`.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ NEVER = -1.0
     RATE_AT,  # when the last sampled transfer ended
     SAMPLES,  # number of rate samples so far
 ) = range(16)
-RING = 16  # the last transfers, newest first: (rate_bps, end, duration_s) each
+RING = 16  # the last transfers, newest first: (log10 of the rate in b/s, end, duration_s) each
 RING_LENGTH = 6
 SIZE = RING + 3 * RING_LENGTH
 
 # Weight of a new rate sample. Neurosurgeon-style estimators keep a short memory; 0.3 weighs the last six transfers with 88 %.
 RATE_WEIGHT = 0.3
+SLOWEST_BPS = 8e3  # 1 kB/s: slower is an outage, and its logarithm must stay finite
 MIN_WORK_S = 1e-4  # shorter device work says nothing about slow-down: the clock's and scheduler's grain
 
 
@@ -110,7 +112,8 @@ def sampled(readings: MutableSequence[float], end_s: float, took_s: float, sent_
     rate_bps = 8.0 * sent_bytes / max(took_s, 1e-9)
     for i in range(RING + 3 * RING_LENGTH - 1, RING + 2, -1):
         readings[i] = readings[i - 3]
-    readings[RING] = rate_bps
+    # The logarithm is taken once here, not in every observation that shows this transfer.
+    readings[RING] = math.log10(max(rate_bps, SLOWEST_BPS))
     readings[RING + 1] = end_s
     readings[RING + 2] = took_s
     if readings[SAMPLES] == 0.0:

@@ -7,7 +7,6 @@ speed: that answer must be the unsplit network's.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 
 from cutlayer.errors import ConfigError, CutlayerError
 from cutlayer.files import write_atomic
+from cutlayer.options import Parser
 from cutlayer.profiles.plans import PlanTable
 from cutlayer.runtime.client import Client
 from cutlayer.runtime.controller import Outcome
@@ -102,7 +102,7 @@ def run(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as `python -m cutlayer.runtime.split.run`."""
-    parser = argparse.ArgumentParser(description="Device process: decide by the daemon, split with the edge, for every image of a file.")
+    parser = Parser(description="Device process: decide by the daemon, split with the edge, for every image of a file.")
     parser.add_argument("--graphs", type=Path, required=True, metavar="DIR", help="exported graphs")
     parser.add_argument("--plans", type=Path, required=True, metavar="FILE", help="plan table (JSON)")
     parser.add_argument("--socket", type=Path, required=True, metavar="PATH", help="socket of the daemon")

@@ -6,31 +6,24 @@ line and exit code 2.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from cutlayer import __version__
 from cutlayer.errors import ConfigError, CutlayerError
+from cutlayer.options import Parser, natural, positive
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
     from cutlayer.agents.evaluate import Policy
     from cutlayer.envs.spec import Scenario
     from cutlayer.profiles.zoo import MultiExit
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with an option in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """See the class."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def bar(name: str) -> Callable[[float], None]:
@@ -180,6 +173,15 @@ def profile_train(options: argparse.Namespace) -> None:
     show(options, result, f"wrote {weights}\n{shown}")
 
 
+def profile_graphs(options: argparse.Namespace) -> None:
+    """`cutlayer profile graphs`."""
+    from cutlayer.profiles import graphs
+
+    graphs.export(network(options.model), options.out)
+    text = f"wrote {options.out}; next: cutlayer-edge --graphs {options.out}"
+    show(options, {"graphs": str(options.out), "files": len(list(options.out.glob("*.onnx")))}, text)
+
+
 def train(options: argparse.Namespace) -> None:
     """`cutlayer train`."""
     from cutlayer.agents import train as learn
@@ -195,7 +197,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def policy(scenario: Scenario, name: str, seed: int) -> Policy:
-    """A policy by a baseline's name, the path of a bundle, or a run folder."""
+    """A policy by a baseline's name, the path of a bundle, or a run folder; `scenario` is what rules are tuned on."""
     import numpy as np
 
     from cutlayer.agents import baselines, evaluate
@@ -235,7 +237,7 @@ def evaluate_policy(options: argparse.Namespace) -> None:
     from cutlayer.envs import scenarios
     from cutlayer.envs.channels import replay
 
-    scenario = scenarios.make(options.scenario)
+    scenario = tuning = scenarios.make(options.scenario)
     if options.trace:
         names = ", ".join(path.stem for path in options.trace)
         scenario = dataclasses.replace(scenario, channel=replay(options.trace), inputs=f"traces: {names}")
@@ -244,7 +246,7 @@ def evaluate_policy(options: argparse.Namespace) -> None:
     if options.policy == "clairvoyant":
         outcome = evaluate.evaluate_clairvoyant(scenario, episodes)
     else:
-        outcome = evaluate.evaluate(scenario, policy(scenario, options.policy, options.seed), episodes, options.engine)
+        outcome = evaluate.evaluate(scenario, policy(tuning, options.policy, options.seed), episodes, options.engine)
     result = {**outcome.summary(), "run": runs.manifest(scenario, {"first_episode": first, "episodes": options.episodes})}
     low, high = result["miss_ci95"]
     text = (
@@ -286,14 +288,14 @@ def parser() -> Parser:
     def command(where: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = where.add_parser(name, help=text, description=text, epilog=f"example: {example}")
         made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-        made.set_defaults(run=run)
+        made.set_defaults(function=run)
         return made
 
     one = command(
         commands, "demo", demo, "run the main job end to end, on real inputs where they are at hand", "cutlayer demo --out runs/demo"
     )
     one.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=natural, default=0)
 
     profile = commands.add_parser("profile", help="measure a network, show a table, train the zoo")
     tables = profile.add_subparsers(dest="table_command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -302,7 +304,7 @@ def parser() -> Parser:
     )
     one.add_argument("model", help="name of a zoo network")
     one.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table here")
-    one.add_argument("--runs", type=int, default=100)
+    one.add_argument("--runs", type=positive, default=100)
     one.add_argument("--device-name", default="this-machine", metavar="NAME")
     one = command(tables, "show", profile_show, "print a table", "cutlayer profile show alexnet")
     one.add_argument("table", help="path of a JSON table, or a built-in name")
@@ -312,7 +314,7 @@ def parser() -> Parser:
     )  # fmt: skip
     one.add_argument("model", help="name of a zoo network")
     one.add_argument("--images", type=Path, required=True, metavar="PATH", help="folder of class folders, or .npz of JPEGs")
-    one.add_argument("--limit", type=int, metavar="N", help="use at most this many images")
+    one.add_argument("--limit", type=positive, metavar="N", help="use at most this many images")
     one.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table here")
     one = command(
         tables, "train", profile_train, "train a zoo network; goes on where an interrupted run stopped",
@@ -322,15 +324,22 @@ def parser() -> Parser:
     one.add_argument("--images", type=Path, required=True, metavar="PATH", help="folder of class folders, or .npz of JPEGs")
     one.add_argument("--held-out", type=Path, metavar="PATH", help="images to report accuracy on")
     one.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="checkpoint and weights go here")
-    one.add_argument("--epochs", type=int)
-    one.add_argument("--seed", type=int, default=1)
-    one.add_argument("--threads", type=int, default=1, help="more than one only on cores of your own")
+    one.add_argument("--epochs", type=positive)
+    one.add_argument("--seed", type=natural, default=1)
+    one.add_argument("--threads", type=positive, default=1, help="more than one only on cores of your own")
+
+    one = command(
+        tables, "graphs", profile_graphs, "write the graphs that device and edge run, two for every cut",
+        "cutlayer profile graphs alexnet -o graphs",
+    )  # fmt: skip
+    one.add_argument("model", help="name of a zoo network")
+    one.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
 
     one = command(commands, "train", train, "learn a policy on a scenario", "cutlayer train --scenario camera --algo ppo -o runs/mine")
     one.add_argument("--scenario", default="camera")
     one.add_argument("--algo", default="ppo", help="ppo or sac-d")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--steps", type=int, help="requests to learn from (the recipe's number without it)")
+    one.add_argument("--seed", type=natural, default=0)
+    one.add_argument("--steps", type=positive, help="requests to learn from (the recipe's number without it)")
     one.add_argument("--engine", choices=["simpy", "kernel"], default="kernel")
     one.add_argument("-o", "--out", type=Path, metavar="DIR")
 
@@ -343,8 +352,8 @@ def parser() -> Parser:
     )
     one.add_argument("--scenario", default="camera")
     one.add_argument("--policy", required=True, metavar="P", help="bundle, run folder or baseline's name")
-    one.add_argument("--episodes", type=int, default=40, metavar="N")
-    one.add_argument("--seed", type=int, default=0, metavar="K")
+    one.add_argument("--episodes", type=positive, default=40, metavar="N")
+    one.add_argument("--seed", type=natural, default=0, metavar="K")
     one.add_argument("--trace", type=Path, action="append", metavar="FILE", help="replay this uplink trace; may be repeated")
     one.add_argument("--engine", choices=["simpy", "kernel"], default="kernel")
 
@@ -357,7 +366,7 @@ def parser() -> Parser:
     one = command(
         benches, "engines", bench_engines, "speed of both simulation engines, and how equal they are", "cutlayer bench engines --json"
     )
-    one.add_argument("--requests", type=int, default=20_000, help="requests that both engines run and compare")
+    one.add_argument("--requests", type=positive, default=20_000, help="requests that both engines run and compare")
     return top
 
 
@@ -368,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, "1")
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        options.function(options)
     except CutlayerError as error:
         print(f"cutlayer: {error}", file=sys.stderr)
         return 2
@@ -378,6 +387,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        place = error.filename2 or error.filename
+        print(f"cutlayer: {error.strerror}: {place}; check the path, its permissions and the space left", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("cutlayer: interrupted", file=sys.stderr)
         return 130

@@ -224,6 +224,7 @@ def test_a_stopped_edge_costs_the_deadline_and_the_margin(opened, graphs_folder,
     with start_edge(graphs_folder) as stopped, agent(opened, stopped.address, margin_s=0.05) as device:
         assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
         os.kill(stopped.process.pid, signal.SIGSTOP)
+        os.waitpid(stopped.process.pid, os.WUNTRACED)  # it stops a moment after it was told to
         got = device.infer(image, 4, 2, 8, 0.1)
         os.kill(stopped.process.pid, signal.SIGCONT)
         assert (got.status, got.exit) == ("fallback", 1)
