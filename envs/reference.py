@@ -9,6 +9,9 @@ far as this request needs, and no further:
     edge             until this request's turn has come. All servers are busy until then, so whoever arrived later has not
                      begun; a later request of ours that arrives before them takes its place by time of arrival
 
+A transfer that is not done in time is given up: the link is free again, and the device answers with `fallback_s` of work that is
+charged to this request, but does not occupy the processor for others.
+
 This is how conservative parallel simulation couples clocks (Chandy and Misra 1979). The compiled engine in `kernel.py`
 computes the same records in closed form; a property test holds the two and a plain one-clock SimPy model equal.
 """

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 # Fitted to the LTE uplink drives of mahimahi (Winstein, Sivaraman, Balakrishnan, NSDI 2013; ATT-LTE-driving, ATT-LTE-driving-2016,
 # Verizon-LTE-short; 1046 s in 100 ms bins), an outage being under 0.1 Mb/s: geometric mean over drives of each drive's geometric
-# mean; mean within-drive deviation of the logarithm; from the autocorrelation at 1 s; share and mean length of 199 outages;
-# deviation of the drives' log means.
+# mean; deviation of the logarithm about each drive's mean, over all bins; from the drives' mean autocorrelation at 1 s; share and
+# mean length of 199 outages; deviation of the drives' log means.
 LTE = Cellular(median_bps=1.86e6, spread=0.61, decorrelation_s=0.92, outage_share=0.068, outage_s=0.36, drive_spread=0.86)
 # Fitted in the same way to the two 5G-NSA uplink drives of MTU's InSecTT measurements (Cork 2021; Data5G_151221, Data5G_171221;
 # 2844 s in 3 s samples, autocorrelation at 3 s); they hold no outage.
-NSA = Cellular(median_bps=36.2e6, spread=0.84, decorrelation_s=75.0, drive_spread=0.09)
+NSA = Cellular(median_bps=36.2e6, spread=0.84, decorrelation_s=71.5, drive_spread=0.09)
 
 
 @cache

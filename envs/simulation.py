@@ -54,7 +54,6 @@ class Observer:
         self._computed: list[Record] = []
         self._sent: list[Record] = []
         self._at_device = self._at_link = self._at_reply = 0
-        self._reply_s = 0.0
 
     def decided(self, record: Record) -> None:
         """A request was decided, and this will become of it."""
@@ -114,10 +113,8 @@ class Observer:
             record = self._sent[self._at_reply]
             known_s = record.finish_s if record.status is Status.EDGE else record.send_end_s + self._late_s
             # Reports are taken in order: one that is ready early waits for those before it.
-            known_s = max(known_s, self._reply_s)
             if known_s > now_s:
                 return
-            self._reply_s = known_s
             if record.status is not Status.UNSENT:
                 tm.sampled(self.readings, record.send_end_s, record.send_end_s - record.send_start_s, record.sent_bytes)
             if record.status is Status.EDGE:

@@ -1,0 +1,326 @@
+"""Many episodes side by side, compiled: the kernel's records, the device's telemetry and the observation of every lane in one call.
+
+The telemetry and the features are not written again: the functions that run on the device are compiled here. What
+`simulation.Observer` does with a list of records, `_advance` does with a ring of rows: a pointer for each stage, to the first
+request that has not passed it. Arrays that those functions take for sequences of floats are `Any` here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from cutlayer.envs import kernel
+from cutlayer.envs.record import Status
+from cutlayer.envs.streams import draw
+from cutlayer.errors import ConfigError
+from cutlayer.profiles import cost
+from cutlayer.runtime import features
+from cutlayer.runtime import telemetry as tm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from cutlayer.envs.spec import Scenario
+    from cutlayer.envs.streams import Streams
+
+for _function in (
+    cost.reward, tm.reset, tm.arrived, tm.decided, tm.device_started, tm.device_ended, tm.send_started, tm.send_ended,
+    tm.sampled, tm.edge_waited, tm.finished, tm.backlog_s, features.scaled_rate, features.scaled_age, features.encode,
+):  # fmt: skip
+    register_jitable(_function)
+
+compiled, step = kernel.compiled, kernel.step
+R_STATUS, R_DEVICE_START, R_DEVICE_END = kernel.R_STATUS, kernel.R_DEVICE_START, kernel.R_DEVICE_END
+R_SEND_START, R_SEND_END, R_SENT, R_EDGE_WAIT = kernel.R_SEND_START, kernel.R_SEND_END, kernel.R_SENT, kernel.R_EDGE_WAIT
+R_FINISH, R_ACCURACY, R_ENERGY, ROW = kernel.R_FINISH, kernel.R_ACCURACY, kernel.R_ENERGY, kernel.ROW
+WORK_S, WIRE_BYTES, HALF_RTT_S, SLOT_S = kernel.WORK_S, kernel.WIRE_BYTES, kernel.HALF_RTT_S, kernel.SLOT_S
+DEVICE, EDGE, UNSENT = float(Status.DEVICE), float(Status.EDGE), float(Status.UNSENT)
+
+# Entries of a lane's place: its episode in the bank, its request, and the first request that has not passed each stage.
+EPISODE, REQUEST, AT_DEVICE, AT_LINK, AT_REPLY = range(5)
+PLACE = 5
+MOST_PENDING = 1024  # requests of one lane on their way at once; more means a device that will never catch up
+
+
+@compiled
+def _carried(now: float, slot_s: float, rate: NDArray[np.float64], carried: NDArray[np.float64]) -> float:
+    slot = min(int(now / slot_s), len(rate) - 1)
+    total: float = carried[slot] + (now - slot * slot_s) * rate[slot]
+    return total
+
+
+@compiled
+def _advance(
+    now: float,
+    half_rtt: float,
+    slot_s: float,
+    table: NDArray[np.float64],
+    rate: NDArray[np.float64],
+    carried: NDArray[np.float64],
+    place: NDArray[np.int64],
+    plans: NDArray[np.int64],
+    rows: NDArray[np.float64],
+    readings: Any,
+) -> float:
+    """Let everything enter the readings that the device knows by `now`; return the acknowledged bytes of the running transfer."""
+    ring = len(rows)
+    requests = place[REQUEST]
+    k = place[AT_DEVICE]
+    while k < requests:
+        row, work = rows[k % ring], table[plans[k % ring], WORK_S]
+        if row[R_DEVICE_START] > now:
+            break
+        tm.device_started(readings, row[R_DEVICE_START], work)
+        if row[R_DEVICE_END] > now:
+            break
+        tm.device_ended(readings, row[R_DEVICE_END], work, row[R_DEVICE_END] - row[R_DEVICE_START])
+        if row[R_STATUS] == DEVICE:
+            tm.finished(readings)
+        k += 1
+    place[AT_DEVICE] = k
+
+    known, acked = now - half_rtt, 0.0
+    k = place[AT_LINK]
+    while k < requests:
+        row = rows[k % ring]
+        if row[R_STATUS] != DEVICE:
+            if row[R_SEND_START] > known:
+                break
+            tm.send_started(readings, row[R_SEND_START] + half_rtt)
+            if row[R_SEND_END] > known:
+                acked = _carried(known, slot_s, rate, carried) - _carried(row[R_SEND_START], slot_s, rate, carried)
+                break
+            tm.send_ended(readings, table[plans[k % ring], WIRE_BYTES])
+        k += 1
+    place[AT_LINK] = k
+
+    k = place[AT_REPLY]
+    while k < requests:
+        row = rows[k % ring]
+        if row[R_STATUS] != DEVICE:
+            ready = row[R_FINISH] if row[R_STATUS] == EDGE else row[R_SEND_END] + half_rtt
+            if ready > now:
+                break
+            if row[R_STATUS] != UNSENT:
+                tm.sampled(readings, row[R_SEND_END], row[R_SEND_END] - row[R_SEND_START], row[R_SENT])
+            if row[R_STATUS] == EDGE:
+                tm.edge_waited(readings, row[R_FINISH], row[R_EDGE_WAIT])
+            tm.finished(readings)
+        k += 1
+    place[AT_REPLY] = k
+    return acked
+
+
+@compiled
+def _begin(
+    episode: int,
+    arrivals: NDArray[np.float64],
+    scale: Any,
+    place: NDArray[np.int64],
+    state: NDArray[np.float64],
+    readings: Any,
+    out: Any,
+) -> None:
+    place[:] = 0
+    place[EPISODE] = episode
+    state[:] = 0.0
+    tm.reset(readings)
+    now = arrivals[episode, 0]
+    tm.arrived(readings, now)
+    features.encode(readings, scale, now, 0.0, out)
+
+
+@compiled
+def _begin_some(
+    lanes: NDArray[np.int64],
+    episodes: NDArray[np.int64],
+    arrivals: NDArray[np.float64],
+    scale: Any,
+    places: NDArray[np.int64],
+    states: NDArray[np.float64],
+    readings: Any,
+    out: Any,
+) -> None:
+    for lane in lanes:
+        _begin(episodes[lane], arrivals, scale, places[lane], states[lane], readings[lane], out[lane])
+
+
+@compiled
+def _step_all(
+    actions: NDArray[np.int64],
+    following: NDArray[np.int64],
+    objective: tuple[float, float, float, float, float, float],
+    arrivals: NDArray[np.float64],
+    table: NDArray[np.float64],
+    parameters: NDArray[np.float64],
+    rate: NDArray[np.float64],
+    carried: NDArray[np.float64],
+    slow_down: NDArray[np.float64],
+    job_arrival: NDArray[np.float64],
+    job_work: NDArray[np.float64],
+    job_bound: NDArray[np.float64],
+    scale: Any,
+    places: NDArray[np.int64],
+    states: NDArray[np.float64],
+    readings: Any,
+    plans: NDArray[np.int64],
+    rows: NDArray[np.float64],
+    out: Any,
+    last: NDArray[np.float32],
+    rewards: NDArray[np.float64],
+    dones: NDArray[np.bool_],
+) -> bool:
+    """One decision in every lane; False where a lane had more requests on their way than a ring holds."""
+    ring, requests = rows.shape[1], arrivals.shape[1] - 1
+    for lane in range(len(actions)):
+        place = places[lane]
+        episode, k = place[EPISODE], place[REQUEST]
+        if k - min(place[AT_DEVICE], place[AT_LINK], place[AT_REPLY]) >= ring:
+            return False
+        plan, arrival, row = actions[lane], arrivals[episode, k], rows[lane, k % ring]
+        step(
+            plan, arrival, table, parameters, rate[episode], carried[episode], slow_down[episode],
+            job_arrival[episode], job_work[episode], job_bound[episode], states[lane], row,
+        )  # fmt: skip
+        plans[lane, k % ring] = plan
+        rewards[lane] = cost.reward(
+            row[R_FINISH] - arrival, row[R_ACCURACY], row[R_ENERGY],
+            objective[0], objective[1], objective[2], objective[3], objective[4], objective[5],
+        )  # fmt: skip
+        tm.decided(readings[lane], table[plan, WORK_S], table[plan, WIRE_BYTES])
+        place[REQUEST] = k + 1
+        now = arrivals[episode, k + 1]
+        acked = _advance(
+            now, parameters[HALF_RTT_S], parameters[SLOT_S], table, rate[episode], carried[episode],
+            place, plans[lane], rows[lane], readings[lane],
+        )  # fmt: skip
+        tm.arrived(readings[lane], now)
+        features.encode(readings[lane], scale, now, acked, out[lane])
+        dones[lane] = k + 1 == requests
+        if dones[lane]:
+            last[lane] = out[lane]
+            _begin(following[lane], arrivals, scale, place, states[lane], readings[lane], out[lane])
+    return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """The streams of many episodes of one scenario, stacked; shorter ones are padded so that nothing changes.
+
+    arrivals (episodes, requests + 1); rate, carried and slow_down (episodes, slots); jobs (episodes, jobs).
+    """
+
+    arrivals: NDArray[np.float64]
+    table: NDArray[np.float64]
+    parameters: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    carried: NDArray[np.float64]
+    slow_down: NDArray[np.float64]
+    job_arrival: NDArray[np.float64]
+    job_work: NDArray[np.float64]
+    job_bound: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.arrivals)
+
+    @staticmethod
+    def draw(scenario: Scenario, episodes: Sequence[int]) -> Bank:
+        """The bank of episodes with these seeds."""
+        return Bank.stack(scenario, [draw(scenario, episode) for episode in episodes])
+
+    @staticmethod
+    def stack(scenario: Scenario, streams: Sequence[Streams]) -> Bank:
+        """The bank of given streams.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if not streams:
+            raise ConfigError("a bank of no episodes; give at least one seed")
+        drawn = [kernel.arrays(scenario, one) for one in streams]
+        slots = max(len(one.rate_bps) for one in streams)
+        jobs = max(len(one.job_arrival_s) for one in streams)
+
+        def held(column: int, length: int) -> NDArray[np.float64]:
+            """Padded with the last value: the last slot holds for ever, and no job is added."""
+            return np.array([np.pad(arrays[column], (0, length - len(arrays[column])), mode="edge") for arrays in drawn])
+
+        rate = held(2, slots)
+        # Carried bytes go on at the last rate.
+        carried = np.concatenate([np.zeros((len(drawn), 1)), np.cumsum(rate[:, :-1] * streams[0].slot_s, axis=1)], axis=1)
+        arrival = np.full((len(drawn), jobs), np.inf)
+        for i, one in enumerate(streams):
+            arrival[i, : len(one.job_arrival_s)] = one.job_arrival_s
+        return Bank(
+            np.array([one.arrival_s for one in streams]),
+            drawn[0][0], drawn[0][1], rate, carried, held(4, slots), arrival, held(6, jobs + 1), held(7, jobs + 1),
+        )  # fmt: skip
+
+
+class Lanes:
+    """Episodes side by side over a bank; when a lane ends its episode it begins the one named for it.
+
+    After `reset` and `step`, `observations` (lanes, features) is what each lane's device sees now; `rewards`, `dones` and, where
+    done, `last` (the observation at the end of the episode) belong to the step. The arrays are written again by the next step.
+    """
+
+    def __init__(self, scenario: Scenario, bank: Bank, lanes: int) -> None:
+        self.bank = bank
+        self._objective = scenario.objective.numbers()
+        self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s))
+        ring = min(scenario.requests, MOST_PENDING)
+        self._places = np.zeros((lanes, PLACE), np.int64)
+        self._states = np.zeros((lanes, kernel.STATE))
+        self._readings = np.zeros((lanes, tm.SIZE))
+        self._plans = np.zeros((lanes, ring), np.int64)
+        self._rows = np.zeros((lanes, ring, ROW))
+        self.observations = np.zeros((lanes, features.SIZE), np.float32)
+        self.last = np.zeros_like(self.observations)
+        self.rewards = np.zeros(lanes)
+        self.dones = np.zeros(lanes, np.bool_)
+
+    @property
+    def episodes(self) -> NDArray[np.int64]:
+        """Index in the bank of each lane's episode."""
+        return self._places[:, EPISODE].copy()
+
+    @property
+    def requests(self) -> NDArray[np.int64]:
+        """Each lane's present request."""
+        return self._places[:, REQUEST].copy()
+
+    def row(self, lane: int, request: int) -> NDArray[np.float64]:
+        """Record of one of the lane's latest requests, as the kernel writes it."""
+        row: NDArray[np.float64] = self._rows[lane, request % self._rows.shape[1]].copy()
+        return row
+
+    def reset(self, episodes: NDArray[np.int64]) -> None:
+        """Begin the given episodes of the bank, one a lane."""
+        self.begin(np.arange(len(episodes)), episodes)
+
+    def begin(self, lanes: NDArray[np.int64], episodes: NDArray[np.int64]) -> None:
+        """Begin `episodes[lane]` in each of the given lanes; the others go on."""
+        _begin_some(
+            lanes, episodes, self.bank.arrivals, self._scale, self._places, self._states, self._readings, self.observations
+        )  # fmt: skip
+
+    def step(self, actions: NDArray[np.int64], following: NDArray[np.int64]) -> None:
+        """Decide every lane's request; a lane that ends goes on with `following[lane]`.
+
+        Raises:
+            ConfigError: a device has fallen so far behind that its requests no longer fit.
+        """
+        bank = self.bank
+        fits = _step_all(
+            actions, following, self._objective, bank.arrivals, bank.table, bank.parameters, bank.rate, bank.carried, bank.slow_down,
+            bank.job_arrival, bank.job_work, bank.job_bound, self._scale, self._places, self._states, self._readings,
+            self._plans, self._rows, self.observations, self.last, self.rewards, self.dones,
+        )  # fmt: skip
+        if not fits:
+            raise ConfigError(f"over {self._rows.shape[1]} requests on their way in one lane; shorten the episodes or lower the load")
