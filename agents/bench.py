@@ -10,6 +10,7 @@ import simpy
 
 from cutlayer.agents import runs
 from cutlayer.envs import scenarios
+from cutlayer.envs.batch import Bank, Lanes
 from cutlayer.envs.kernel import Kernel
 from cutlayer.envs.reference import Reference
 from cutlayer.envs.simulation import ENGINES, EngineName, Simulation
@@ -26,16 +27,21 @@ EVENTS = 300_000
 
 
 def engines(requests: int) -> dict[str, object]:
-    """Decisions per CPU-second of both engines with observations, bare SimPy events in the same run, and how equal records are."""
+    """Decisions per CPU-second with observations, of both engines one by one and of the compiled one in lanes side by side with
+    new episodes where one ends; bare SimPy events in the same run; and how equal the records are. `ratio` is 4,096 lanes to SimPy.
+    """
     scenario = scenarios.make("camera")
     simpy_raw = _median(_bare_events)
     speeds: dict[EngineName, float] = {name: _median(lambda name=name: _decisions(scenario, name)) for name in ENGINES}  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+    lanes = {n: _median(lambda n=n: _lanes(scenario, n)) for n in (256, 4096)}  # type: ignore[misc]  # as above
     error, compared = compare(scenario, requests)
     return {
         "simpy_raw_events_per_s": simpy_raw,
         "simpy_decisions_per_s": speeds["simpy"],
         "kernel_decisions_per_s_n1": speeds["kernel"],
-        "ratio": speeds["kernel"] / speeds["simpy"],
+        "kernel_decisions_per_s_n256": lanes[256],
+        "kernel_decisions_per_s_n4096": lanes[4096],
+        "ratio": lanes[4096] / speeds["simpy"],
         "max_rel_error": error,
         "requests": compared,
         "scenarios": [scenario.name],
@@ -72,6 +78,18 @@ def _decisions(scenario: Scenario, engine: EngineName, episodes: int = 10) -> fl
             world.observation()
             world.decide(plan)
     return episodes * scenario.requests / (time.process_time() - start)
+
+
+def _lanes(scenario: Scenario, lanes: int, decisions: int = 400_000, episodes: int = 256) -> float:
+    batch = Lanes(scenario, Bank.draw(scenario, range(episodes)), lanes)
+    batch.reset(np.arange(lanes) % episodes)
+    steps = max(60, decisions // lanes)
+    rng = np.random.default_rng(0)
+    plans, following = rng.integers(len(scenario.plans), size=(steps, lanes)), rng.integers(episodes, size=(steps, lanes))
+    start = time.process_time()
+    for now, then in zip(plans, following, strict=True):
+        batch.step(now, then)
+    return steps * lanes / (time.process_time() - start)
 
 
 def compare(scenario: Scenario, requests: int, seed: int = 0) -> tuple[float, int]:

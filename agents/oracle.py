@@ -37,6 +37,7 @@ def _search(
     arrivals: NDArray[np.float64],
     table: NDArray[np.float64],
     parameters: NDArray[np.float64],
+    episode: int,
     rate: NDArray[np.float64],
     carried: NDArray[np.float64],
     slow_down: NDArray[np.float64],
@@ -56,7 +57,7 @@ def _search(
         for beam in range(beams):
             for plan in range(plans):
                 state[:] = states[beam]
-                _step(plan, arrivals[k], table, parameters, rate, carried, slow_down, job_arrival, job_work, job_bound, state, row)
+                _step(plan, arrivals[k], table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, state, row)
                 i = beam * plans + plan
                 grown_state[i] = state
                 worth = _reward(

@@ -49,9 +49,9 @@ MOST_PENDING = 1024  # requests of one lane on their way at once; more means a d
 
 
 @compiled
-def _carried(now: float, slot_s: float, rate: NDArray[np.float64], carried: NDArray[np.float64]) -> float:
-    slot = min(int(now / slot_s), len(rate) - 1)
-    total: float = carried[slot] + (now - slot * slot_s) * rate[slot]
+def _carried(now: float, slot_s: float, episode: int, rate: NDArray[np.float64], carried: NDArray[np.float64]) -> float:
+    slot = min(int(now / slot_s), rate.shape[1] - 1)
+    total: float = carried[episode, slot] + (now - slot * slot_s) * rate[episode, slot]
     return total
 
 
@@ -63,57 +63,62 @@ def _advance(
     table: NDArray[np.float64],
     rate: NDArray[np.float64],
     carried: NDArray[np.float64],
-    place: NDArray[np.int64],
+    lane: int,
+    places: NDArray[np.int64],
     plans: NDArray[np.int64],
     rows: NDArray[np.float64],
     readings: Any,
 ) -> float:
-    """Let everything enter the readings that the device knows by `now`; return the acknowledged bytes of the running transfer."""
-    ring = len(rows)
-    requests = place[REQUEST]
-    k = place[AT_DEVICE]
+    """Let everything enter a lane's readings that its device knows by `now`; return the acknowledged bytes of the running transfer."""
+    mask = rows.shape[1] - 1
+    requests = places[lane, REQUEST]
+    k = places[lane, AT_DEVICE]
     while k < requests:
-        row, work = rows[k % ring], table[plans[k % ring], WORK_S]
-        if row[R_DEVICE_START] > now:
+        i = k & mask
+        start, end, work = rows[lane, i, R_DEVICE_START], rows[lane, i, R_DEVICE_END], table[plans[lane, i], WORK_S]
+        if start > now:
             break
-        tm.device_started(readings, row[R_DEVICE_START], work)
-        if row[R_DEVICE_END] > now:
+        tm.device_started(readings, start, work)
+        if end > now:
             break
-        tm.device_ended(readings, row[R_DEVICE_END], work, row[R_DEVICE_END] - row[R_DEVICE_START])
-        if row[R_STATUS] == DEVICE:
+        tm.device_ended(readings, end, work, end - start)
+        if rows[lane, i, R_STATUS] == DEVICE:
             tm.finished(readings)
         k += 1
-    place[AT_DEVICE] = k
+    places[lane, AT_DEVICE] = k
 
     known, acked = now - half_rtt, 0.0
-    k = place[AT_LINK]
+    k = places[lane, AT_LINK]
     while k < requests:
-        row = rows[k % ring]
-        if row[R_STATUS] != DEVICE:
-            if row[R_SEND_START] > known:
+        i = k & mask
+        if rows[lane, i, R_STATUS] != DEVICE:
+            start, end = rows[lane, i, R_SEND_START], rows[lane, i, R_SEND_END]
+            if start > known:
                 break
-            tm.send_started(readings, row[R_SEND_START] + half_rtt)
-            if row[R_SEND_END] > known:
-                acked = _carried(known, slot_s, rate, carried) - _carried(row[R_SEND_START], slot_s, rate, carried)
+            tm.send_started(readings, start + half_rtt)
+            if end > known:
+                episode = places[lane, EPISODE]
+                acked = _carried(known, slot_s, episode, rate, carried) - _carried(start, slot_s, episode, rate, carried)
                 break
-            tm.send_ended(readings, table[plans[k % ring], WIRE_BYTES])
+            tm.send_ended(readings, table[plans[lane, i], WIRE_BYTES])
         k += 1
-    place[AT_LINK] = k
+    places[lane, AT_LINK] = k
 
-    k = place[AT_REPLY]
+    k = places[lane, AT_REPLY]
     while k < requests:
-        row = rows[k % ring]
-        if row[R_STATUS] != DEVICE:
-            ready = row[R_FINISH] if row[R_STATUS] == EDGE else row[R_SEND_END] + half_rtt
-            if ready > now:
+        i = k & mask
+        status = rows[lane, i, R_STATUS]
+        if status != DEVICE:
+            start, end, finish = rows[lane, i, R_SEND_START], rows[lane, i, R_SEND_END], rows[lane, i, R_FINISH]
+            if (finish if status == EDGE else end + half_rtt) > now:
                 break
-            if row[R_STATUS] != UNSENT:
-                tm.sampled(readings, row[R_SEND_END], row[R_SEND_END] - row[R_SEND_START], row[R_SENT])
-            if row[R_STATUS] == EDGE:
-                tm.edge_waited(readings, row[R_FINISH], row[R_EDGE_WAIT])
+            if status != UNSENT:
+                tm.sampled(readings, end, end - start, rows[lane, i, R_SENT])
+            if status == EDGE:
+                tm.edge_waited(readings, finish, rows[lane, i, R_EDGE_WAIT])
             tm.finished(readings)
         k += 1
-    place[AT_REPLY] = k
+    places[lane, AT_REPLY] = k
     return acked
 
 
@@ -179,33 +184,31 @@ def _step_all(
     """One decision in every lane; False where a lane had more requests on their way than a ring holds."""
     ring, requests = rows.shape[1], arrivals.shape[1] - 1
     for lane in range(len(actions)):
-        place = places[lane]
-        episode, k = place[EPISODE], place[REQUEST]
-        if k - min(place[AT_DEVICE], place[AT_LINK], place[AT_REPLY]) >= ring:
+        episode, k, plan = places[lane, EPISODE], places[lane, REQUEST], actions[lane]
+        if k - min(places[lane, AT_DEVICE], places[lane, AT_LINK], places[lane, AT_REPLY]) >= ring:
             return False
-        plan, arrival, row = actions[lane], arrivals[episode, k], rows[lane, k % ring]
+        i = k & (ring - 1)
+        arrival, now = arrivals[episode, k], arrivals[episode, k + 1]
+        # Each slice costs a reference count: one a lane for every array that is handed on.
+        mine, seen = readings[lane], out[lane]
         step(
-            plan, arrival, table, parameters, rate[episode], carried[episode], slow_down[episode],
-            job_arrival[episode], job_work[episode], job_bound[episode], states[lane], row,
+            plan, arrival, table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound,
+            states[lane], rows[lane, i],
         )  # fmt: skip
-        plans[lane, k % ring] = plan
+        plans[lane, i] = plan
         rewards[lane] = cost.reward(
-            row[R_FINISH] - arrival, row[R_ACCURACY], row[R_ENERGY],
+            rows[lane, i, R_FINISH] - arrival, rows[lane, i, R_ACCURACY], rows[lane, i, R_ENERGY],
             objective[0], objective[1], objective[2], objective[3], objective[4], objective[5],
         )  # fmt: skip
-        tm.decided(readings[lane], table[plan, WORK_S], table[plan, WIRE_BYTES])
-        place[REQUEST] = k + 1
-        now = arrivals[episode, k + 1]
-        acked = _advance(
-            now, parameters[HALF_RTT_S], parameters[SLOT_S], table, rate[episode], carried[episode],
-            place, plans[lane], rows[lane], readings[lane],
-        )  # fmt: skip
-        tm.arrived(readings[lane], now)
-        features.encode(readings[lane], scale, now, acked, out[lane])
+        tm.decided(mine, table[plan, WORK_S], table[plan, WIRE_BYTES])
+        places[lane, REQUEST] = k + 1
+        acked = _advance(now, parameters[HALF_RTT_S], parameters[SLOT_S], table, rate, carried, lane, places, plans, rows, mine)
+        tm.arrived(mine, now)
+        features.encode(mine, scale, now, acked, seen)
         dones[lane] = k + 1 == requests
         if dones[lane]:
-            last[lane] = out[lane]
-            _begin(following[lane], arrivals, scale, place, states[lane], readings[lane], out[lane])
+            last[lane] = seen
+            _begin(following[lane], arrivals, scale, places[lane], states[lane], mine, seen)
     return True
 
 
@@ -243,15 +246,16 @@ class Bank:
         """
         if not streams:
             raise ConfigError("a bank of no episodes; give at least one seed")
-        drawn = [kernel.arrays(scenario, one) for one in streams]
+        drawn: list[Any] = [kernel.arrays(scenario, one) for one in streams]
         slots = max(len(one.rate_bps) for one in streams)
         jobs = max(len(one.job_arrival_s) for one in streams)
 
         def held(column: int, length: int) -> NDArray[np.float64]:
             """Padded with the last value: the last slot holds for ever, and no job is added."""
-            return np.array([np.pad(arrays[column], (0, length - len(arrays[column])), mode="edge") for arrays in drawn])
+            rows = [arrays[column][0] for arrays in drawn]
+            return np.array([np.pad(row, (0, length - len(row)), mode="edge") for row in rows])
 
-        rate = held(2, slots)
+        rate = held(3, slots)
         # Carried bytes go on at the last rate.
         carried = np.concatenate([np.zeros((len(drawn), 1)), np.cumsum(rate[:, :-1] * streams[0].slot_s, axis=1)], axis=1)
         arrival = np.full((len(drawn), jobs), np.inf)
@@ -259,7 +263,7 @@ class Bank:
             arrival[i, : len(one.job_arrival_s)] = one.job_arrival_s
         return Bank(
             np.array([one.arrival_s for one in streams]),
-            drawn[0][0], drawn[0][1], rate, carried, held(4, slots), arrival, held(6, jobs + 1), held(7, jobs + 1),
+            drawn[0][0], drawn[0][1], rate, carried, held(5, slots), arrival, held(7, jobs + 1), held(8, jobs + 1),
         )  # fmt: skip
 
 
@@ -274,7 +278,7 @@ class Lanes:
         self.bank = bank
         self._objective = scenario.objective.numbers()
         self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s))
-        ring = min(scenario.requests, MOST_PENDING)
+        ring = min(1 << (scenario.requests - 1).bit_length(), MOST_PENDING)  # a power of two, so that a mask finds the place
         self._places = np.zeros((lanes, PLACE), np.int64)
         self._states = np.zeros((lanes, kernel.STATE))
         self._readings = np.zeros((lanes, tm.SIZE))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from cutlayer.envs.streams import Streams
 
 Function = TypeVar("Function")
-compiled = cast("Callable[[Function], Function]", njit(cache=True))  # numba is untyped; a compiled function keeps its signature
+# numba is untyped; a compiled function keeps its signature. Nothing here divides by zero: the check in front of each division goes.
+compiled = cast("Callable[[Function], Function]", njit(cache=True, error_model="numpy"))
 
 # Columns of the table and of a row of records, and the entries of the state and of the parameters.
 WORK_S, WIRE_BYTES, EDGE_WORK_S, ACCURACY, DEVICE_J, FALLBACK_S, FALLBACK_ACCURACY, FALLBACK_J = range(8)
@@ -49,6 +50,7 @@ def step(
     arrival: float,
     table: NDArray[np.float64],
     parameters: NDArray[np.float64],
+    episode: int,
     rate: NDArray[np.float64],
     carried: NDArray[np.float64],
     slow_down: NDArray[np.float64],
@@ -58,10 +60,13 @@ def step(
     state: NDArray[np.float64],
     row: NDArray[np.float64],
 ) -> None:
-    """Run one request: read and change `state`, write its record into `row`."""
-    slot_s, slots = parameters[SLOT_S], len(rate)
+    """Run one request of one of the episodes in the bank: read and change `state`, write its record into `row`.
+
+    Streams are stacked, (episodes, slots) and (episodes, jobs): an index costs nothing, a slice a reference count.
+    """
+    slot_s, slots = parameters[SLOT_S], rate.shape[1]
     start = max(arrival, state[DEVICE_FREE])
-    slow = slow_down[min(int(start / slot_s), slots - 1)]
+    slow = slow_down[episode, min(int(start / slot_s), slots - 1)]
     end = start + table[plan, WORK_S] * slow
     state[DEVICE_FREE] = end
     energy = table[plan, DEVICE_J]
@@ -77,13 +82,13 @@ def step(
     sent_at, sent, status = begin, 0.0, UNSENT
     if begin < give_up:
         slot = min(int(begin / slot_s), slots - 1)
-        before = carried[slot] + (begin - slot * slot_s) * rate[slot]
+        before = carried[episode, slot] + (begin - slot * slot_s) * rate[episode, slot]
         target = before + wire_bytes
-        while slot < slots - 1 and carried[slot + 1] < target and (slot + 1) * slot_s < give_up:
+        while slot < slots - 1 and carried[episode, slot + 1] < target and (slot + 1) * slot_s < give_up:
             slot += 1
-        at_give_up = carried[slot] + (give_up - slot * slot_s) * rate[slot]
+        at_give_up = carried[episode, slot] + (give_up - slot * slot_s) * rate[episode, slot]
         if at_give_up >= target:
-            sent_at, sent, status = slot * slot_s + (target - carried[slot]) / rate[slot], wire_bytes, EDGE
+            sent_at, sent, status = slot * slot_s + (target - carried[episode, slot]) / rate[episode, slot], wire_bytes, EDGE
         else:
             sent_at, sent, status = give_up, at_give_up - before, GIVEN_UP
     state[UPLINK_FREE] = sent_at
@@ -98,9 +103,9 @@ def step(
     reached = sent_at + parameters[HALF_RTT_S]
     m = int(state[EDGE_JOBS])
     n = m
-    while n < len(job_arrival) and job_arrival[n] <= reached:
+    while n < job_arrival.shape[1] and job_arrival[episode, n] <= reached:
         n += 1
-    free = max(state[EDGE_DEPARTURE] + job_work[n] - job_work[m], job_work[n] + job_bound[n])
+    free = max(state[EDGE_DEPARTURE] + job_work[episode, n] - job_work[episode, m], job_work[episode, n] + job_bound[episode, n])
     edge_start = max(reached, free)
     state[EDGE_DEPARTURE] = edge_start + table[plan, EDGE_WORK_S]
     state[EDGE_JOBS] = n
@@ -115,6 +120,7 @@ def replay(
     arrivals: NDArray[np.float64],
     table: NDArray[np.float64],
     parameters: NDArray[np.float64],
+    episode: int,
     rate: NDArray[np.float64],
     carried: NDArray[np.float64],
     slow_down: NDArray[np.float64],
@@ -127,15 +133,15 @@ def replay(
     """Run a whole episode of given plans; `rows` gets one record a request."""
     for k in range(len(plans)):
         step(
-            plans[k], arrivals[k], table, parameters, rate, carried, slow_down, job_arrival, job_work, job_bound, state, rows[k]
+            plans[k], arrivals[k], table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, state, rows[k]
         )  # fmt: skip
 
 
-Arrays = tuple[Any, Any, Any, Any, Any, Any, Any, Any]
+Arrays = tuple[Any, Any, int, Any, Any, Any, Any, Any, Any]
 
 
 def arrays(scenario: Scenario, streams: Streams) -> Arrays:
-    """The arguments of `step` from `table` to `job_bound`."""
+    """The arguments of `step` from `table` to `job_bound`: a bank of this one episode."""
     plans, path = scenario.plans, scenario.path
     table = np.column_stack(
         [
@@ -148,7 +154,8 @@ def arrays(scenario: Scenario, streams: Streams) -> Arrays:
     carried = np.concatenate([[0.0], np.cumsum(rate[:-1] * streams.slot_s)])
     work = np.concatenate([[0.0], np.cumsum(streams.job_service_s)])
     bound = np.concatenate([[-np.inf], np.maximum.accumulate(streams.job_arrival_s - work[:-1])])
-    return table, parameters, rate, carried, streams.slow_down, streams.job_arrival_s, work, bound
+    bank = [stream[None] for stream in (rate, carried, streams.slow_down, streams.job_arrival_s, work, bound)]
+    return table, parameters, 0, bank[0], bank[1], bank[2], bank[3], bank[4], bank[5]
 
 
 def fresh_state() -> NDArray[np.float64]:
