@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba.extending import register_jitable
 
-from cutlayer.envs import kernel
+from cutlayer.envs import compiling, kernel
 from cutlayer.profiles import cost
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from cutlayer.envs.spec import Scenario
     from cutlayer.envs.streams import Streams
 
-register_jitable(cost.reward)
+assert compiling.encode is not None, "imported so that cost.reward is known to numba"
 _reward = cost.reward
 _step = kernel.step
 R_FINISH, R_ACCURACY, R_ENERGY, ROW, STATE = kernel.R_FINISH, kernel.R_ACCURACY, kernel.R_ENERGY, kernel.ROW, kernel.STATE
@@ -30,7 +29,7 @@ DEVICE_FREE, UPLINK_FREE = kernel.DEVICE_FREE, kernel.UPLINK_FREE
 BUSY_PRICE = 1e-3
 
 
-@kernel.compiled
+@kernel.composed
 def _search(
     width: int,
     objective: tuple[float, float, float, float, float, float],

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from cutlayer.envs import kernel
+from cutlayer.envs import compiling, kernel
 from cutlayer.envs.record import Status
 from cutlayer.envs.streams import draw
 from cutlayer.errors import ConfigError
@@ -29,13 +28,8 @@ if TYPE_CHECKING:
     from cutlayer.envs.spec import Scenario
     from cutlayer.envs.streams import Streams
 
-for _function in (
-    cost.reward, tm.reset, tm.arrived, tm.decided, tm.device_started, tm.device_ended, tm.send_started, tm.send_ended,
-    tm.sampled, tm.edge_waited, tm.finished, tm.backlog_s, features.scaled_rate, features.scaled_age, features.encode,
-):  # fmt: skip
-    register_jitable(_function)
-
-compiled, step = kernel.compiled, kernel.step
+assert compiling.encode is not None, "imported so that the functions below are known to numba"
+composed, step = kernel.composed, kernel.step
 R_STATUS, R_DEVICE_START, R_DEVICE_END = kernel.R_STATUS, kernel.R_DEVICE_START, kernel.R_DEVICE_END
 R_SEND_START, R_SEND_END, R_SENT, R_EDGE_WAIT = kernel.R_SEND_START, kernel.R_SEND_END, kernel.R_SENT, kernel.R_EDGE_WAIT
 R_FINISH, R_ACCURACY, R_ENERGY, ROW = kernel.R_FINISH, kernel.R_ACCURACY, kernel.R_ENERGY, kernel.ROW
@@ -48,14 +42,14 @@ PLACE = 5
 MOST_PENDING = 1024  # requests of one lane on their way at once; more means a device that will never catch up
 
 
-@compiled
+@composed
 def _carried(now: float, slot_s: float, episode: int, rate: NDArray[np.float64], carried: NDArray[np.float64]) -> float:
     slot = min(int(now / slot_s), rate.shape[1] - 1)
     total: float = carried[episode, slot] + (now - slot * slot_s) * rate[episode, slot]
     return total
 
 
-@compiled
+@composed
 def _advance(
     now: float,
     half_rtt: float,
@@ -122,7 +116,7 @@ def _advance(
     return acked
 
 
-@compiled
+@composed
 def _begin(
     episode: int,
     arrivals: NDArray[np.float64],
@@ -141,7 +135,7 @@ def _begin(
     features.encode(readings, scale, now, 0.0, out)
 
 
-@compiled
+@composed
 def _begin_some(
     lanes: NDArray[np.int64],
     episodes: NDArray[np.int64],
@@ -156,7 +150,7 @@ def _begin_some(
         _begin(episodes[lane], arrivals, scale, places[lane], states[lane], readings[lane], out[lane])
 
 
-@compiled
+@composed
 def _step_all(
     actions: NDArray[np.int64],
     following: NDArray[np.int64],

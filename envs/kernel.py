@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Function = TypeVar("Function")
 # numba is untyped; a compiled function keeps its signature. Nothing here divides by zero: the check in front of each division goes.
 compiled = cast("Callable[[Function], Function]", njit(cache=True, error_model="numpy"))
+# The same for functions that call into other modules: numba's cache watches a function's own file only, and would go on with old code.
+composed = cast("Callable[[Function], Function]", njit(error_model="numpy"))
 
 # Columns of the table and of a row of records, and the entries of the state and of the parameters.
 WORK_S, WIRE_BYTES, EDGE_WORK_S, ACCURACY, DEVICE_J, FALLBACK_S, FALLBACK_ACCURACY, FALLBACK_J = range(8)

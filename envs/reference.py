@@ -5,7 +5,7 @@ first two, so what becomes of a request depends on decisions up to its own and o
 to know it at once. Therefore each station is a small SimPy world with a clock of its own, which runs ahead exactly as
 far as this request needs, and no further:
 
-    device, uplink   until this request has left: nobody else uses them
+    device, uplink   until this request has left: nobody else uses them, so the clock itself stands where the next one may begin
     edge             until this request's turn has come. All servers are busy until then, so whoever arrived later has not
                      begun; a later request of ours that arrives before them takes its place by time of arrival
 
@@ -40,8 +40,6 @@ class Reference:
         self.scenario, self.streams = scenario, streams
         self.requests = 0
         self.device, self.uplink, self.edge = simpy.Environment(), simpy.Environment(), simpy.Environment()
-        self.processor = simpy.Resource(self.device)
-        self.channel = simpy.Resource(self.uplink)
         # First come, first served by time of arrival, also for a request of ours that is announced late.
         self.server = simpy.PriorityResource(self.edge)
         self.edge.process(self._background())
@@ -82,34 +80,30 @@ class Reference:
         return world.run(until=world.process(process))
 
     def _compute(self, arrival: float, work_s: float) -> Process:
-        with self.processor.request() as turn:
-            yield turn
-            yield self.device.timeout(max(0.0, arrival - self.device.now))
-            start = self.device.now
-            slow_down = self.streams.slow_down[self.streams.slot(start)]
-            yield self.device.timeout(work_s * slow_down)
+        yield self.device.timeout(max(0.0, arrival - self.device.now))
+        start = self.device.now
+        slow_down = self.streams.slow_down[self.streams.slot(start)]
+        yield self.device.timeout(work_s * slow_down)
         return start, self.device.now, slow_down
 
     def _send(self, ready: float, wire_bytes: float, give_up: float) -> Process:
-        with self.channel.request() as turn:
-            yield turn
-            yield self.uplink.timeout(max(0.0, ready - self.uplink.now))
-            start = self.uplink.now
-            if start >= give_up:
-                return start, start, 0.0
-            left, slot = wire_bytes, self.streams.slot(start)
-            while True:
-                now, rate = self.uplink.now, self.streams.rate_bps[slot] / 8.0
-                last = slot == len(self.streams.rate_bps) - 1
-                until = give_up if last else min(give_up, (slot + 1) * self.streams.slot_s)
-                if left <= rate * (until - now):
-                    yield self.uplink.timeout(left / rate)
-                    return start, self.uplink.now, float(wire_bytes)
-                yield self.uplink.timeout(max(0.0, until - now))
-                left -= rate * (until - now)
-                if until >= give_up:
-                    return start, self.uplink.now, wire_bytes - left
-                slot += 1
+        yield self.uplink.timeout(max(0.0, ready - self.uplink.now))
+        start = self.uplink.now
+        if start >= give_up:
+            return start, start, 0.0
+        left, slot = wire_bytes, self.streams.slot(start)
+        while True:
+            now, rate = self.uplink.now, self.streams.rate_bps[slot] / 8.0
+            last = slot == len(self.streams.rate_bps) - 1
+            until = give_up if last else min(give_up, (slot + 1) * self.streams.slot_s)
+            if left <= rate * (until - now):
+                yield self.uplink.timeout(left / rate)
+                return start, self.uplink.now, float(wire_bytes)
+            yield self.uplink.timeout(max(0.0, until - now))
+            left -= rate * (until - now)
+            if until >= give_up:
+                return start, self.uplink.now, wire_bytes - left
+            slot += 1
 
     def _serve_ours(self, arrival: float, work_s: float, started: simpy.Event) -> Process:
         # A request that is announced late asks for its turn before anything else happens: its place is before all that waits.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from cutlayer.envs.compiling import encode
 from cutlayer.envs.kernel import Kernel
 from cutlayer.envs.record import Status
 from cutlayer.envs.reference import Reference
@@ -48,8 +49,7 @@ class Observer:
     def __init__(self, scenario: Scenario, streams: Streams) -> None:
         self._plans, self._streams = scenario.plans, streams
         self._late_s = scenario.path.rtt_s / 2
-        self._scale = features.scales(scenario.plans, scenario.objective.deadline_s)
-        self._out = [0.0] * features.SIZE
+        self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s))
         self.readings = tm.fresh()
         self._computed: list[Record] = []
         self._sent: list[Record] = []
@@ -72,8 +72,9 @@ class Observer:
 
     def observation(self, now_s: float) -> NDArray[np.float32]:
         """The readings as features; a new array each time."""
-        features.encode(self.readings, self._scale, now_s, self.acked_bytes(now_s), self._out)
-        return np.array(self._out, np.float32)
+        out = np.empty(features.SIZE, np.float32)
+        encode(np.array(self.readings), self._scale, now_s, self.acked_bytes(now_s), out)
+        return out
 
     def acked_bytes(self, now_s: float) -> float:
         """Bytes of the running transfer that the sender knows to have arrived."""
