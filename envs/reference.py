@@ -5,7 +5,7 @@ first two, so what becomes of a request depends on decisions up to its own and o
 to know it at once. Therefore each station is a small SimPy world with a clock of its own, which runs ahead exactly as
 far as this request needs, and no further:
 
-    device, uplink   until this request has left: nobody else uses them, so the clock itself stands where the next one may begin
+    device, uplink   until this request has left: nobody else uses them, so the clock stands where the next one may begin
     edge             until this request's turn has come. All servers are busy until then, so whoever arrived later has not
                      begun; a later request of ours that arrives before them takes its place by time of arrival
 
@@ -68,7 +68,7 @@ class Reference:
         reached = send_end + scenario.path.rtt_s / 2
         turn = self.edge.event()
         work = row.decode_s + row.edge_s
-        self.edge.process(self._serve_ours(reached, work, turn))
+        self.edge.process(self._serve(reached, work, turn))
         edge_start: float = self.edge.run(until=turn)  # type: ignore[assignment]  # the value its process gave the event
         finish = edge_start + work + scenario.path.return_s
         return Record(
@@ -80,14 +80,16 @@ class Reference:
         return world.run(until=world.process(process))
 
     def _compute(self, arrival: float, work_s: float) -> Process:
-        yield self.device.timeout(max(0.0, arrival - self.device.now))
+        if self.device.now < arrival:
+            yield self.device.timeout(arrival - self.device.now)
         start = self.device.now
         slow_down = self.streams.slow_down[self.streams.slot(start)]
         yield self.device.timeout(work_s * slow_down)
         return start, self.device.now, slow_down
 
     def _send(self, ready: float, wire_bytes: float, give_up: float) -> Process:
-        yield self.uplink.timeout(max(0.0, ready - self.uplink.now))
+        if self.uplink.now < ready:
+            yield self.uplink.timeout(ready - self.uplink.now)
         start = self.uplink.now
         if start >= give_up:
             return start, start, 0.0
@@ -105,22 +107,24 @@ class Reference:
                 return start, self.uplink.now, wire_bytes - left
             slot += 1
 
-    def _serve_ours(self, arrival: float, work_s: float, started: simpy.Event) -> Process:
+    def _serve(self, arrival: float, work_s: float, started: simpy.Event) -> Process:
         # A request that is announced late asks for its turn before anything else happens: its place is before all that waits.
         if arrival >= self.edge.now:
             yield self.edge.timeout(arrival - self.edge.now)
             # Background work that arrives in the same instant goes first: let all that happens now happen.
             while self.edge.peek() == self.edge.now:
                 yield self.edge.timeout(0.0)
-        yield from self._serve(arrival, work_s, started)
-
-    def _serve(self, arrival: float, work_s: float, started: simpy.Event) -> Process:
         with self.server.request(priority=arrival) as turn:  # type: ignore[arg-type]  # any ordered value will do
             yield turn
             started.succeed(self.edge.now)
             yield self.edge.timeout(work_s)
 
     def _background(self) -> Process:
-        for arrival, work_s in zip(self.streams.job_arrival_s, self.streams.job_service_s, strict=True):
+        for arrival, work_s in zip(self.streams.job_arrival_s.tolist(), self.streams.job_service_s.tolist(), strict=True):
             yield self.edge.timeout(max(0.0, arrival - self.edge.now))
-            self.edge.process(self._serve(arrival, work_s, self.edge.event()))
+            self.edge.process(self._serve_other(arrival, work_s))
+
+    def _serve_other(self, arrival: float, work_s: float) -> Process:
+        with self.server.request(priority=arrival) as turn:  # type: ignore[arg-type]  # as above
+            yield turn
+            yield self.edge.timeout(work_s)
