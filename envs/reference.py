@@ -39,6 +39,8 @@ class Reference:
     def __init__(self, scenario: Scenario, streams: Streams) -> None:
         self.scenario, self.streams = scenario, streams
         self.requests = 0
+        # As Python floats: numpy's scalars are three times as slow in arithmetic.
+        self.arrival_s, self.rate, self.slow_down = (x.tolist() for x in (streams.arrival_s, streams.rate_bps / 8.0, streams.slow_down))
         self.device, self.uplink, self.edge = simpy.Environment(), simpy.Environment(), simpy.Environment()
         # First come, first served by time of arrival, also for a request of ours that is announced late.
         self.server = simpy.PriorityResource(self.edge)
@@ -47,7 +49,7 @@ class Reference:
     def submit(self, plan: int) -> Record:
         """Run the next request with `plan` and tell what becomes of it."""
         scenario, row = self.scenario, self.scenario.plans.rows[plan]
-        arrival = float(self.streams.arrival_s[self.requests])
+        arrival = self.arrival_s[self.requests]
         self.requests += 1
         start, end, slow_down = self._run(self.device, self._compute(arrival, row.device_s + row.encode_s))
         if row.bits == 0:
@@ -83,7 +85,7 @@ class Reference:
         if self.device.now < arrival:
             yield self.device.timeout(arrival - self.device.now)
         start = self.device.now
-        slow_down = self.streams.slow_down[self.streams.slot(start)]
+        slow_down = self.slow_down[self.streams.slot(start)]
         yield self.device.timeout(work_s * slow_down)
         return start, self.device.now, slow_down
 
@@ -95,8 +97,8 @@ class Reference:
             return start, start, 0.0
         left, slot = wire_bytes, self.streams.slot(start)
         while True:
-            now, rate = self.uplink.now, self.streams.rate_bps[slot] / 8.0
-            last = slot == len(self.streams.rate_bps) - 1
+            now, rate = self.uplink.now, self.rate[slot]
+            last = slot == len(self.rate) - 1
             until = give_up if last else min(give_up, (slot + 1) * self.streams.slot_s)
             if left <= rate * (until - now):
                 yield self.uplink.timeout(left / rate)

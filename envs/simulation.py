@@ -158,6 +158,7 @@ class Simulation:
         self.scenario, self.streams = scenario, streams
         self.plans = scenario.plans
         self.request = 0
+        self._arrival_s: list[float] = streams.arrival_s.tolist()
         self._engine: Engine = ENGINES[engine](scenario, streams)
         self._observer = Observer(scenario, streams)
         self._observer.arrived(self.now_s)
@@ -165,12 +166,12 @@ class Simulation:
     @property
     def now_s(self) -> float:
         """Arrival of the request that waits for a decision; after the last one, the end of the episode."""
-        return float(self.streams.arrival_s[self.request])
+        return self._arrival_s[self.request]
 
     @property
     def done(self) -> bool:
         """Whether every request was decided."""
-        return self.request == len(self.streams.arrival_s) - 1
+        return self.request == len(self._arrival_s) - 1
 
     @property
     def readings(self) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,21 +28,26 @@ class Streams:
     slow_down: NDArray[np.float64]
     job_arrival_s: NDArray[np.float64]
     job_service_s: NDArray[np.float64]
+    # Bytes a second in each slot and bytes carried before it, as Python floats: read one by one, numpy's scalars are slow.
+    _rate: list[float] = field(init=False, repr=False)
+    _carried: list[float] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rate = self.rate_bps / 8.0
+        object.__setattr__(self, "_rate", rate.tolist())
+        object.__setattr__(self, "_carried", [0.0, *np.cumsum(rate[:-1] * self.slot_s).tolist()])
 
     def slot(self, now_s: float) -> int:
         """Index of the slot that `now_s` lies in."""
-        return min(int(now_s / self.slot_s), len(self.rate_bps) - 1)
+        return min(int(now_s / self.slot_s), len(self._rate) - 1)
 
     def carried_bytes(self, start_s: float, end_s: float) -> float:
-        """Bytes that the uplink carries between two times: the integral of its rate."""
-        total, now, slot = 0.0, start_s, self.slot(start_s)
-        while now < end_s:
-            until = end_s if slot == len(self.rate_bps) - 1 else min(end_s, (slot + 1) * self.slot_s)
-            total += max(0.0, until - now) * self.rate_bps[slot] / 8.0
-            now, slot = max(now, until), slot + 1
-            if slot == len(self.rate_bps):
-                break
-        return total
+        """Bytes that the uplink carries between two times: the integral of its rate; 0 where the end comes first."""
+        return max(0.0, self._carried_by(end_s) - self._carried_by(start_s))
+
+    def _carried_by(self, now_s: float) -> float:
+        slot = self.slot(now_s)
+        return self._carried[slot] + (now_s - slot * self.slot_s) * self._rate[slot]
 
 
 def draw(scenario: Scenario, seed: int) -> Streams:
