@@ -7,15 +7,16 @@ Everything that decides or simulates reads this one structure. For exit `e` behi
     partition 1 .. d      the tensor after that many trunk layers is sent at 2, 4, 8, 16 or 32 bits
     partition d + 1       nothing is sent; bits is 0
 
-So every plan is written once, and a knob that means nothing in a plan has one stated value there.
+So every plan is written once, and a knob that means nothing in a plan has one stated value there. A table may hold the
+input a second time, as a JPEG file (`codec` is then "jpeg", bits still 8): the same exit and partition, fewer bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -33,12 +34,27 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
+Codec = Literal["affine", "jpeg"]  # affine: `cutlayer.profiles.codecs`, of which the raw input is the case of scale 1
 
-class PlanRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+@dataclass(frozen=True, slots=True)
+class JpegInput:
+    """The input as JPEG, as one device sends it and one edge reads it: mean bytes, seconds, and the accuracy of each exit on it."""
+
+    model: str
+    weights_sha256: str
+    payload_bytes: int
+    encode_s: float
+    decode_s: float
+    accuracy: tuple[float, ...]
+
+
+class PlanRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Constants of one plan; seconds, bytes, joules.
 
     fallback_* is the device's own answer when the transfer is given up: the deepest exit whose trunk was computed on
-    the way (its head still has to run), or exit 0 computed whole where the input itself was being sent.
+    the way (its head still has to run), or exit 0 computed whole where the input itself was being sent. payload_bytes of
+    a JPEG is the mean over the images it was measured on.
     """
 
     exit: int
@@ -56,6 +72,7 @@ class PlanRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallback_s: float
     fallback_accuracy: float
     fallback_j: float
+    codec: Codec = "affine"
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +88,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PlanTable:
     """All plans of one network on one device with one edge server.
 
-    rows in stable order (exit, partition, bits); each numeric column of `PlanRow` is an array of shape (plans,).
+    rows in stable order (exit, partition, bits, codec); each numeric column of `PlanRow` is an array of shape (plans,).
     """
 
     model: str
@@ -112,16 +129,21 @@ class PlanTable:
         return len(self.rows)
 
     def name(self, plan: int) -> str:
-        """Short name of a plan, as `e2 p1 8b`; `local` and `raw` say that nothing or the input is sent."""
+        """Short name of a plan, as `e2 p1 8b`; `local` says that nothing is sent, `raw` and `jpeg` that the input is."""
         row = self.rows[plan]
-        how = "local" if row.bits == 0 else "raw" if row.partition == 0 else f"p{row.partition} {row.bits}b"
-        return f"e{row.exit} {how}"
+        if row.bits == 0:
+            return f"e{row.exit} local"
+        if row.partition == 0:
+            return f"e{row.exit} {'raw' if row.codec == 'affine' else row.codec}"
+        return f"e{row.exit} p{row.partition} {row.bits}b"
 
-    def index(self, exit_: int, partition: int, bits: int) -> int:
+    def index(self, exit_: int, partition: int, bits: int, codec: Codec | None = None) -> int:
         """The plan that a triple means: bits are ignored where only one value is possible.
 
+        Where the input may be sent raw or as JPEG and `codec` does not say which, it is the one of fewer bytes.
+
         Raises:
-            KeyError: no such exit, partition or bit width.
+            KeyError: no such exit, partition, bit width or codec; or the table leaves it out.
         """
         if not 0 <= exit_ < len(self.depths) or not 0 <= partition <= self.depths[exit_] + 1:
             raise KeyError((exit_, partition, bits))
@@ -130,17 +152,18 @@ class PlanTable:
         elif partition > self.depths[exit_]:
             bits = 0
         found = np.flatnonzero((self.exit == exit_) & (self.partition == partition) & (self.bits == bits))
-        if len(found) == 0:
-            raise KeyError((exit_, partition, bits))
-        return int(found[0])
+        coded = [int(plan) for plan in found if codec in (None, self.rows[plan].codec)]
+        if not coded:
+            raise KeyError((exit_, partition, bits) if codec is None else (exit_, partition, bits, codec))
+        return min(coded, key=lambda plan: self.rows[plan].wire_bytes)
 
     def device_only(self, exit_: int | None = None) -> int:
-        """Plan that never leaves the device, by default at the last exit."""
-        last = len(self.depths) - 1 if exit_ is None else exit_
+        """Plan that never leaves the device, by default at the last exit; of a pruned table, the last one left."""
+        last = int(self.exit[~self.offloads].max()) if exit_ is None else exit_
         return self.index(last, self.depths[last] + 1, 0)
 
     def edge_only(self) -> int:
-        """Plan that sends the input and runs the whole network on the edge."""
+        """Plan that sends the input and runs the whole network on the edge; the JPEG where the table has one."""
         return self.index(len(self.depths) - 1, 0, RAW_BITS)
 
     def static_safe(self, deadline_s: float, slow_down: float = 1.0) -> int:
@@ -150,6 +173,25 @@ class PlanTable:
         if len(in_time) == 0:
             return int(local[np.argmin(self.device_s[local])])
         return int(in_time[np.argmax(self.accuracy[in_time])])
+
+    def pruned(self) -> PlanTable:
+        """The table without plans that another one beats or equals in everything: lossless for every monotone objective.
+
+        A plan goes if another needs no more device work, encoding, bytes, edge work (decoding included) and energy, is at
+        least as accurate, and falls back to an answer that is as fast, as cheap and as accurate. Of equals the first
+        stays; the order stays. At least one device-only plan is left: only such a plan sends as little.
+        """
+        # Less is better in every column; the last sum is what the edge is busy for.
+        costs = np.stack(
+            [
+                self.device_s, self.encode_s, self.wire_bytes, self.decode_s + self.edge_s, self.device_j, -self.accuracy,
+                self.fallback_s, self.fallback_j, -self.fallback_accuracy,
+            ]
+        )  # fmt: skip
+        as_good = (costs[:, :, None] <= costs[:, None, :]).all(axis=0)  # [i, j]: i is nowhere worse than j
+        earlier = np.arange(len(self))[:, None] < np.arange(len(self))
+        kept = ~(as_good & (~as_good.T | earlier)).any(axis=0)
+        return replace(self, rows=tuple(self.rows[plan] for plan in np.flatnonzero(kept)))
 
     def encode(self) -> bytes:
         """The table as JSON; equal tables give equal bytes."""
@@ -168,7 +210,9 @@ class PlanTable:
             )
         for row in file.plans:
             _check(row, file.depths, where)
-        if len({(row.exit, row.partition, row.bits) for row in file.plans}) < len(file.plans) or all(row.bits for row in file.plans):
+        if len({(row.exit, row.partition, row.bits, row.codec) for row in file.plans}) < len(file.plans) or all(
+            row.bits for row in file.plans
+        ):
             raise ProfileError(f"{where} names a plan twice or none that stays on the device; build it anew from its profiles")
         return PlanTable(file.model, file.device, file.edge, file.depths, file.plans)
 
@@ -178,22 +222,29 @@ class PlanTable:
 
     @staticmethod
     def build(
-        device: ModelProfile, edge: ModelProfile, accuracy: AccuracyTable, *, bits: Sequence[int] = BITS, allow_raw: bool = True
+        device: ModelProfile,
+        edge: ModelProfile,
+        accuracy: AccuracyTable,
+        *,
+        bits: Sequence[int] = BITS,
+        allow_raw: bool = True,
+        jpeg: JpegInput | None = None,
     ) -> PlanTable:
         """Every valid plan of a network, from its measured tables.
 
-        `allow_raw=False` leaves out every plan that sends the input image (privacy).
+        `jpeg` adds the plans that send the input as a JPEG; `allow_raw=False` leaves out every plan that sends the input
+        image, as JPEG too (privacy).
 
         Raises:
             ProfileError: the tables are of different networks or weights, or a plan's accuracy was not measured.
         """
-        for other in (edge, accuracy):
+        for other in (edge, accuracy, *(() if jpeg is None else (jpeg,))):
             if (other.model, other.weights_sha256) != (device.model, device.weights_sha256):
                 raise ProfileError(
                     f"tables of different networks: {device.model} {device.weights_sha256[:12]} and "
                     f"{other.model} {other.weights_sha256[:12]}; measure both with the same weights"
                 )
-        rows = tuple(_rows(device, edge, accuracy, tuple(bits), allow_raw=allow_raw))
+        rows = tuple(_rows(device, edge, accuracy, tuple(bits), jpeg, allow_raw=allow_raw))
         return PlanTable(device.model, device.provenance.machine, edge.provenance.machine, device.depths, rows)
 
 
@@ -202,20 +253,18 @@ def _check(row: PlanRow, depths: tuple[int, ...], where: str) -> None:
     known = 0 <= row.exit < len(depths) and 0 <= row.fallback_exit < len(depths) and 0 <= row.partition <= depths[row.exit] + 1
     if not known or (row.bits == 0) != (row.partition == depths[row.exit] + 1):
         raise ProfileError(f"{place} of {where} is no plan of a network with exits after {depths} layers; build it anew from its profiles")
-    numbers = msgspec.structs.astuple(row)[3:]
+    numbers = [value for value in msgspec.structs.astuple(row)[3:] if not isinstance(value, str)]
     if not all(math.isfinite(number) and number >= 0 for number in numbers) or max(row.accuracy, row.fallback_accuracy) > 1:
         raise ProfileError(f"{place} of {where} has a cost that is no number from 0 on; build it anew from its profiles")
 
 
 def _rows(
-    device: ModelProfile, edge: ModelProfile, accuracy: AccuracyTable, bits: tuple[int, ...], *, allow_raw: bool
+    device: ModelProfile, edge: ModelProfile, accuracy: AccuracyTable, bits: tuple[int, ...], jpeg: JpegInput | None, *, allow_raw: bool
 ) -> Iterator[PlanRow]:
     right = {(plan.exit, plan.partition, plan.bits): plan.correct / accuracy.images for plan in accuracy.plans}
     sides = {"encode": device, "decode": edge}
     coding = {(side, cost.cut, cost.bits): getattr(cost, side) for side, table in sides.items() for cost in table.codecs}
-    # Means add up over a chain, medians do not: sums of medians were up to 54 % too low under load.
-    on_device, on_edge = ([layer.time.cpu.mean_s for layer in table.layers] for table in (device, edge))
-    device_head, edge_head = ([head.time.cpu.mean_s for head in table.heads] for table in (device, edge))
+    on_device, on_edge = _Seconds(device), _Seconds(edge)
 
     def share_right(exit_: int, partition: int, width: int) -> float:
         try:
@@ -238,16 +287,16 @@ def _rows(
     for exit_, depth in enumerate(device.depths):
         for partition in range(0 if allow_raw else 1, depth + 2):
             local = partition == depth + 1
-            own_s = sum(on_device[: min(partition, depth)]) + (device_head[exit_] if local else 0.0)
-            rest_s = 0.0 if local else sum(on_edge[partition:depth]) + edge_head[exit_]
+            own_s = on_device.suffix(0, exit_) if local else on_device.prefix(partition)
+            rest_s = 0.0 if local else on_edge.suffix(partition, exit_)
             fallback = max((e for e, d in enumerate(device.depths) if d <= partition), default=0)
-            missing = sum(on_device[partition : device.depths[fallback]])  # nothing where the exit lies on the way
-            fallback, fallback_s = (exit_, 0.0) if local else (fallback, missing + device_head[fallback])
+            missing_from = min(partition, device.depths[fallback])  # its head alone where the exit lies on the way
+            fallback, fallback_s = (exit_, 0.0) if local else (fallback, on_device.suffix(missing_from, fallback))
             shape = device.input_shape if partition == 0 else device.layers[min(partition, depth) - 1].output_shape
             for width in (0,) if local else (RAW_BITS,) if partition == 0 else bits:
                 encode_s = 0.0 if local else codec_s("encode", partition, width)
                 size = payload_bytes(int(np.prod(shape)), width) if not local else 0
-                yield PlanRow(
+                row = PlanRow(
                     exit=exit_,
                     partition=partition,
                     bits=width,
@@ -264,3 +313,61 @@ def _rows(
                     fallback_accuracy=share_right(fallback, device.depths[fallback] + 1, 0),
                     fallback_j=device.busy_w * fallback_s,
                 )
+                yield row
+                if partition == 0 and jpeg is not None:
+                    yield _as_jpeg(row, jpeg, device.busy_w)
+
+
+class _Seconds:
+    """CPU seconds of a network's prefixes and suffixes: measured in one piece where the profile has them, else sums of layers.
+
+    Raises:
+        ProfileError: it has some of them but not all, or they are of another machine than its layers.
+    """
+
+    def __init__(self, profile: ModelProfile) -> None:
+        # Means add up over a chain, medians do not: sums of medians were up to 54 % too low under load.
+        self._depths = profile.depths
+        self._layers = [layer.time.cpu.mean_s for layer in profile.layers]
+        self._heads = [head.time.cpu.mean_s for head in profile.heads]
+        self._prefixes = {cost.cut: cost.time.cpu.mean_s for cost in profile.prefixes}
+        self._suffixes = {(cost.cut, cost.exit): cost.time.cpu.mean_s for cost in profile.suffixes}
+        if not self._prefixes and not self._suffixes:
+            return
+        cuts = set(range(1, len(self._layers) + 1))
+        if self._prefixes.keys() != cuts or self._suffixes.keys() != {(p, e) for e, d in enumerate(self._depths) for p in range(d + 1)}:
+            raise ProfileError(
+                f"the profile of {profile.model} on {profile.provenance.machine} has {len(self._prefixes)} prefixes and "
+                f"{len(self._suffixes)} suffixes, not one for every cut and exit; measure it anew"
+            )
+        pieces, whole = self._prefixes[len(self._layers)], sum(self._layers)
+        if not whole / 2 <= pieces <= whole * 2:  # in one piece or in layers, the trunk is the same work
+            raise ProfileError(
+                f"in the profile of {profile.model} on {profile.provenance.machine} the trunk takes {pieces:.3g} s in one piece and "
+                f"{whole:.3g} s layer by layer; they are of two machines: derive or measure it anew"
+            )
+
+    def prefix(self, cut: int) -> float:
+        """From the pixels to the tensor after `cut` layers."""
+        if not cut:
+            return 0.0
+        return self._prefixes[cut] if self._prefixes else sum(self._layers[:cut])
+
+    def suffix(self, cut: int, exit_: int) -> float:
+        """From that tensor to the logits of `exit_`."""
+        if self._suffixes:
+            return self._suffixes[cut, exit_]
+        return sum(self._layers[cut : self._depths[exit_]]) + self._heads[exit_]
+
+
+def _as_jpeg(raw: PlanRow, jpeg: JpegInput, busy_w: float) -> PlanRow:
+    return msgspec.structs.replace(
+        raw,
+        codec="jpeg",
+        encode_s=jpeg.encode_s,
+        decode_s=jpeg.decode_s,
+        payload_bytes=jpeg.payload_bytes,
+        wire_bytes=wire_bytes(jpeg.payload_bytes),
+        accuracy=jpeg.accuracy[raw.exit],
+        device_j=busy_w * jpeg.encode_s,
+    )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cutlayer.profiles.images import ImageSet
 
 # Later exits weigh more: the trunk serves them, the shallow heads adapt to it. While finishing, the early ones only hold on.
-EXIT_WEIGHTS = {"alexnet": (0.3, 0.4, 0.5, 0.6, 1.0)}
+EXIT_WEIGHTS = {"alexnet": (0.3, 0.4, 0.5, 0.6, 1.0), "resnet20": (0.3, 0.4, 1.0), "resnet8": (0.3, 1.0)}
 
 
 @dataclass(frozen=True, slots=True)

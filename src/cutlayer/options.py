@@ -1,9 +1,14 @@
-"""Options of the commands: what is wrong with one is said in one line, with exit code 2."""
+"""What the commands share: options whose faults are told in one line with exit code 2, a progress bar, one JSON object on stdout."""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import json
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,3 +37,33 @@ def _at_least(least: int, text: str) -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"{value} is less than {least}")
     return value
+
+
+def progress_bar(name: str) -> Callable[[float], None]:
+    """A progress bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        return lambda _share: None
+    shown = -1
+
+    def tell(share: float) -> None:
+        nonlocal shown
+        percent = int(100 * share)
+        if percent != shown:
+            shown = percent
+            end = "\n" if percent >= 100 else ""
+            print(f"\r{name:<28} [{'#' * (percent // 5):<20}] {percent:3d} %", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def show(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    """One JSON object with `--json`, else the text."""
+    print(json.dumps(result) if options.json else text)
+
+
+def command(where: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str) -> argparse.ArgumentParser:
+    """Add a command that calls `run` with its options; every one has an example and --json."""
+    made: argparse.ArgumentParser = where.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    made.set_defaults(function=run)
+    return made
