@@ -36,7 +36,7 @@ import msgspec
 
 from cutlayer.errors import ProfileError
 from cutlayer.profiles.energy import DEVICE_BUSY_W, DEVICE_ENERGY_METHOD
-from cutlayer.profiles.schema import Cell, ModelProfile, Timing
+from cutlayer.profiles.schema import Cell, ModelProfile, SegmentCost, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,12 +122,21 @@ def slower(profile: ModelProfile, machine_name: str, ratio: float, source: str) 
     def scaled(timing: Timing) -> Timing:
         return Timing(wall=_scale(timing.wall, ratio), cpu=_scale(timing.cpu, ratio))
 
+    def pieces(costs: tuple[SegmentCost, ...]) -> tuple[SegmentCost, ...]:
+        """Without cold starts: storage is not slower by the processor's ratio."""
+        return tuple(msgspec.structs.replace(cost, time=scaled(cost.time), load=None) for cost in costs)
+
+    before = profile.preprocess
     return msgspec.structs.replace(
         profile,
         layers=tuple(msgspec.structs.replace(cost, time=scaled(cost.time)) for cost in profile.layers),
         heads=tuple(msgspec.structs.replace(cost, time=scaled(cost.time)) for cost in profile.heads),
         codecs=tuple(msgspec.structs.replace(cost, encode=scaled(cost.encode), decode=scaled(cost.decode)) for cost in profile.codecs),
         whole=scaled(profile.whole),
+        prefixes=pieces(profile.prefixes),
+        suffixes=pieces(profile.suffixes),
+        preprocess=msgspec.structs.replace(before, time=scaled(before.time)) if before is not None else None,
+        postprocess=scaled(profile.postprocess) if profile.postprocess is not None else None,
         provenance=provenance,
     )
 

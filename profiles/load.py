@@ -89,6 +89,15 @@ def _timings(table: ModelProfile) -> Iterator[tuple[str, Timing]]:
     for codec in table.codecs:
         yield f"encode of cut {codec.cut} at {codec.bits} bits", codec.encode
         yield f"decode of cut {codec.cut} at {codec.bits} bits", codec.decode
+    for piece in (*table.prefixes, *table.suffixes):
+        where = f"prefix {piece.cut}" if piece.exit is None else f"suffix {piece.cut} of exit {piece.exit}"
+        yield where, piece.time
+        if piece.load is not None:
+            yield f"load of {where}", piece.load
+    if table.preprocess is not None:
+        yield "preprocess", table.preprocess.time
+    if table.postprocess is not None:
+        yield "postprocess", table.postprocess
 
 
 def _check_profile(table: ModelProfile, path: Path) -> None:

@@ -119,11 +119,13 @@ def test_an_unknown_algorithm(refused, tmp_path):
 
 @pytest.mark.parametrize("command", [["measure", "alexnett"], ["accuracy", "alexnett", "--images", "photos"]])
 def test_an_unknown_network(refused, photos, command):
-    assert "unknown network 'alexnett'; the zoo has: alexnet" in refused("profile", *command)
+    assert "no network 'alexnett'; did you mean 'alexnet'? give one of alexnet" in refused("profile", *command)
 
 
 def test_an_unknown_network_to_train(refused, photos, tmp_path):
-    assert "unknown network 'alexnett'" in refused("profile", "train", "alexnett", "--images", photos, "-o", tmp_path / "out")
+    assert "no recipe to train 'alexnett'; there is one for: alexnet" in refused(
+        "profile", "train", "alexnett", "--images", photos, "-o", tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])

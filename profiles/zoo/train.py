@@ -114,6 +114,8 @@ def train(
     Raises:
         ConfigError: too few images for one batch, or the checkpoint is damaged or of another length of training.
     """
+    if name not in EXIT_WEIGHTS:
+        raise ConfigError(f"no recipe to train {name!r}; there is one for: {', '.join(EXIT_WEIGHTS)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build(name, seed=recipe.seed)
     assert isinstance(network, torch.nn.Module)

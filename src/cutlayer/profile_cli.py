@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from cutlayer.profiles.zoo import MultiExit
 
 
-def network(name: str) -> MultiExit:
-    """The zoo's network of that name, on one thread."""
+def network(spec: str) -> MultiExit:
+    """The zoo's network of that name, or `module:function` of the user's own, on one thread."""
     import torch
 
-    from cutlayer.profiles import zoo
+    from cutlayer.profiles import cuts
 
     torch.set_num_threads(1)
-    return zoo.build(name)
+    return cuts.resolve(spec)
 
 
 def profile_measure(options: argparse.Namespace) -> None:
@@ -36,6 +36,8 @@ def profile_measure(options: argparse.Namespace) -> None:
         table = measure.measure(chain, ground_truth=options.segments, **kept)
     else:
         table = measure_onnx.measure(chain, **kept)
+    if options.quiet_only:
+        measure.refuse_noisy(table)
     if options.out:
         load.save(table, options.out)
     if measure.noisy(table):
@@ -197,11 +199,12 @@ def add(commands: Any) -> None:
     one = command(
         tables, "measure", profile_measure, "time every layer of a network on this machine", "cutlayer profile measure alexnet -o mine.json"
     )
-    one.add_argument("model", help="name of a zoo network")
+    one.add_argument("model", help="name of a zoo network, or module:function of your own")
     one.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the table here")
     one.add_argument("--runs", type=positive, default=100)
     one.add_argument("--device-name", default="this-machine", metavar="NAME")
     one.add_argument("--backend", choices=["torch", "onnxruntime"], default="torch")
+    one.add_argument("--quiet-only", action="store_true", help="refuse a table measured on a busy machine")
     one.add_argument("--segments", action="store_true", help="torch: also every prefix and suffix in one piece, with cold starts")
     one = command(tables, "show", profile_show, "print a table", "cutlayer profile show alexnet")
     one.add_argument("table", help="path of a JSON table, or a built-in name")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutlayer.errors import ProfileError
-from cutlayer.profiles import derived, foreign, importers
+from cutlayer.profiles import derived, foreign, importers, measure, zoo
 from cutlayer.profiles.energy import DEVICE_BUSY_W
 from cutlayer.profiles.schema import SCHEMA_VERSION, Cell, CodecCost, LayerCost, ModelProfile, Provenance, Timing
 
@@ -134,3 +134,16 @@ def test_scission_brackets_the_ratio_of_the_pi(data_dir):
     assert {got.models for got in over.values()} == {15}
     assert over["2500"].ratio < derived.PI4_TIME_RATIO < over["6700k(NoGPU)"].ratio
     assert [round(x, 2) for got in over.values() for x in (got.low, got.high)] == [2.48, 5.85, 8.03, 20.62]
+
+
+def test_prefixes_and_suffixes_are_slower_too_and_lose_their_cold_starts():
+    """A plan table reads them before the layers: unscaled, the device would be as fast as the server."""
+    network = zoo.build("resnet8", seed=1)
+    measured = measure.measure(network, runs=2, device_name="here", ground_truth=True)
+    device = derived.slower(measured, "slow", 3.0, "a test")
+    for before, after in zip((*measured.prefixes, *measured.suffixes), (*device.prefixes, *device.suffixes), strict=True):
+        assert after.time.cpu.mean_s == pytest.approx(3.0 * before.time.cpu.mean_s)
+        assert after.load is None
+        assert after.weight_bytes == before.weight_bytes
+    assert device.preprocess.time.cpu.mean_s == pytest.approx(3.0 * measured.preprocess.time.cpu.mean_s)
+    assert device.postprocess.cpu.mean_s == pytest.approx(3.0 * measured.postprocess.cpu.mean_s)
