@@ -32,7 +32,7 @@ MODEL, RUN = "model.zip", "run.json"
 
 
 class Progress(BaseCallback):
-    """Tells the share done, and the running mean of the reward."""
+    """Tells the share done."""
 
     def __init__(self, steps: int, report: Callable[[float], None]) -> None:
         super().__init__()

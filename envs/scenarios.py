@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from functools import cache
 from typing import TYPE_CHECKING
 
 from cutlayer.envs.channels import Cellular, Mixture
 from cutlayer.envs.spec import Scenario
 from cutlayer.envs.workload import EdgeJobs, Periodic, SlowDown
-from cutlayer.errors import ConfigError
-from cutlayer.profiles import derived, load
+from cutlayer.errors import ConfigError, nearest
+from cutlayer.profiles import builtin
 from cutlayer.profiles.cost import Path, deadline
-from cutlayer.profiles.plans import PlanTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cutlayer.envs.channels import Channel
+    from cutlayer.profiles.plans import PlanTable
 
 # Fitted to the LTE uplink drives of mahimahi (Winstein, Sivaraman, Balakrishnan, NSDI 2013; ATT-LTE-driving, ATT-LTE-driving-2016,
 # Verizon-LTE-short; 1046 s in 100 ms bins), an outage being under 0.1 Mb/s: geometric mean over drives of each drive's geometric
@@ -29,11 +27,9 @@ LTE = Cellular(median_bps=1.86e6, spread=0.61, decorrelation_s=0.92, outage_shar
 NSA = Cellular(median_bps=36.2e6, spread=0.84, decorrelation_s=71.5, drive_spread=0.09)
 
 
-@cache
 def plan_table() -> PlanTable:
-    """The built-in table: AlexNet, Raspberry-Pi-4-class device, the measured machine as edge."""
-    edge = load.profile("alexnet")
-    return PlanTable.build(derived.raspberry_pi_4(edge), edge, load.accuracy("alexnet-accuracy"))
+    """The built-in default: AlexNet, Raspberry-Pi-4-class device, the measured machine as edge."""
+    return builtin.table()
 
 
 GENERATED = "generated: fitted to LTE and 5G-NSA uplink drives"
@@ -74,7 +70,5 @@ def make(name: str) -> Scenario:
         ConfigError: the name is unknown.
     """
     if name not in SCENARIOS:
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown scenario {name!r}; {hint}known: {', '.join(names())}")
+        raise ConfigError(f"unknown scenario {name!r}; {nearest(name, names())}known: {', '.join(names())}")
     return SCENARIOS[name]()

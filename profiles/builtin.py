@@ -10,7 +10,6 @@ none, without a word, makes a learner look clever for not taking it.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cutlayer.errors import ConfigError, ProfileError
+from cutlayer.errors import ConfigError, ProfileError, nearest
 from cutlayer.files import write_atomic
 from cutlayer.profiles import derived, load
 from cutlayer.profiles.plans import JpegInput, PlanTable
@@ -185,9 +184,9 @@ def find(name: str) -> BuiltIn:
         ConfigError: the name is unknown.
     """
     if name not in TABLES:
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no plan table {name!r}; {hint}give the path of a JSON plan table or a built-in name: {', '.join(names())}")
+        raise ConfigError(
+            f"no plan table {name!r}; {nearest(name, names())}give the path of a JSON plan table or a built-in name: {', '.join(names())}"
+        )
     return TABLES[name]
 
 

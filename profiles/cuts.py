@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from cutlayer.errors import ConfigError
+from cutlayer.errors import ConfigError, nearest
 from cutlayer.profiles import zoo
 
 if TYPE_CHECKING:
@@ -416,9 +416,9 @@ def resolve(spec: str) -> MultiExit:
     path, colon, attribute = spec.partition(":")
     if not colon:
         if spec not in zoo.names():
-            near = difflib.get_close_matches(spec, zoo.names(), 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"no network {spec!r}; {hint}give one of {', '.join(zoo.names())}, or module:function of your own")
+            raise ConfigError(
+                f"no network {spec!r}; {nearest(spec, zoo.names())}give one of {', '.join(zoo.names())}, or module:function of your own"
+            )
         return zoo.build(spec)
     if not path or not attribute:
         raise ConfigError(f"{spec!r} names no function; write module:function, such as networks:build for build() in networks.py")

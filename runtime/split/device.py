@@ -174,7 +174,7 @@ class Connection:
                     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
             self._inbox.drop(len(self._inbox))
             self._converse(peer, _PROBE, b"", give_up_s, None)
-        except BaseException:
+        except BaseException:  # also an interrupt must not leave the socket open; it goes on
             peer.close()
             raise
         return peer

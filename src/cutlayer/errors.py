@@ -9,6 +9,20 @@
 A message names the value, the place and the mend, in this order.
 """
 
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'? ` where one of the known names is near, else nothing: a part of a message."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
 
 class CutlayerError(Exception):
     """Base of all errors that cutlayer raises on purpose."""

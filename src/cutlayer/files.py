@@ -21,6 +21,6 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException:  # also an interrupt must leave nothing half-written; it goes on
         Path(temporary).unlink(missing_ok=True)
         raise
