@@ -6,16 +6,18 @@ what is missing is replaced by generated input and said so, never silently.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cutlayer.envs import scenarios
-from cutlayer.envs.channels import Channel, Mixture, replay
+from cutlayer.envs.channels import Channel, Mixture, fitted, replay
 from cutlayer.profiles import images
 
 if TYPE_CHECKING:
+    from cutlayer.envs.spec import Scenario
     from cutlayer.profiles.images import ImageSet
 
 # Whole drives on either side: no drive is seen both in training and in testing. LTE drives in 100 ms bins, 5G-NSA in 3 s.
@@ -60,3 +62,18 @@ def find(image_count: int) -> Inputs:
         found = images.load(data / IMAGES, image_count)
         return Inputs(train_channel, test_channel, traces, found, f"real: {len(found)} of {found.source}")
     return Inputs(train_channel, test_channel, traces, None, f"generated: smooth random fields without meaning (no images under {data})")
+
+
+def on_drives(scenario: Scenario, side: Literal["train", "test"]) -> Scenario:
+    """A trace-driven scenario on its measured drives where they are at hand, with the drives' names in `inputs`; any other as it is.
+
+    The two sides share no drive; which is which stands in `envs.channels.fitted.SETS`.
+    """
+    if scenario.name not in scenarios.DRIVES:
+        return scenario
+    drives = fitted.SETS[scenarios.DRIVES[scenario.name]]
+    paths = [folder() / name for name in (drives.drives if side == "train" else drives.held_out)]
+    if not all(path.exists() for path in paths):
+        return scenario
+    names = ", ".join(path.stem for path in paths)
+    return dataclasses.replace(scenario, channel=replay(paths), inputs=f"real: {names}")

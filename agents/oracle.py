@@ -43,20 +43,27 @@ def _search(
     job_arrival: NDArray[np.float64],
     job_work: NDArray[np.float64],
     job_bound: NDArray[np.float64],
+    extra: kernel.Extra | None,
 ) -> NDArray[np.int64]:
     requests, plans = len(arrivals) - 1, len(table)
-    states = np.zeros((width, STATE))
+    size = STATE if extra is None else len(extra.start)
+    states = np.zeros((width, size))
+    if extra is not None:
+        states[0] = extra.start
     scores = np.zeros(width)
     beams = 1
     parent = np.zeros((requests, width), np.int64)
     chosen = np.zeros((requests, width), np.int64)
-    row, state = np.empty(ROW), np.empty(STATE)
-    grown_state, grown_score, grown_rank = np.empty((width * plans, STATE)), np.empty(width * plans), np.empty(width * plans)
+    row, state = np.empty(ROW), np.empty(size)
+    grown_state, grown_score, grown_rank = np.empty((width * plans, size)), np.empty(width * plans), np.empty(width * plans)
     for k in range(requests):
         for beam in range(beams):
             for plan in range(plans):
                 state[:] = states[beam]
-                _step(plan, arrivals[k], table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, state, row)
+                _step(
+                    plan, arrivals[k], table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, extra,
+                    state, row,
+                )  # fmt: skip
                 i = beam * plans + plan
                 grown_state[i] = state
                 worth = _reward(

@@ -32,9 +32,10 @@ assert compiling.encode is not None, "imported so that the functions below are k
 composed, step = kernel.composed, kernel.step
 R_STATUS, R_DEVICE_START, R_DEVICE_END = kernel.R_STATUS, kernel.R_DEVICE_START, kernel.R_DEVICE_END
 R_SEND_START, R_SEND_END, R_SENT, R_EDGE_WAIT = kernel.R_SEND_START, kernel.R_SEND_END, kernel.R_SENT, kernel.R_EDGE_WAIT
-R_FINISH, R_ACCURACY, R_ENERGY, ROW = kernel.R_FINISH, kernel.R_ACCURACY, kernel.R_ENERGY, kernel.ROW
-WORK_S, WIRE_BYTES, HALF_RTT_S, SLOT_S = kernel.WORK_S, kernel.WIRE_BYTES, kernel.HALF_RTT_S, kernel.SLOT_S
-DEVICE, EDGE, UNSENT = float(Status.DEVICE), float(Status.EDGE), float(Status.UNSENT)
+R_FINISH, R_ACCURACY, R_ENERGY = kernel.R_FINISH, kernel.R_ACCURACY, kernel.R_ENERGY
+R_LOAD, R_TEMPERATURE, R_CHARGE = kernel.R_LOAD, kernel.R_TEMPERATURE, kernel.R_CHARGE
+WORK_S, WIRE_BYTES, HALF_RTT_S, SLOT_S, RATE_TOLD = kernel.WORK_S, kernel.WIRE_BYTES, kernel.HALF_RTT_S, kernel.SLOT_S, kernel.RATE_TOLD
+DEVICE, EDGE, GIVEN_UP, EMPTY = (float(status) for status in (Status.DEVICE, Status.EDGE, Status.GIVEN_UP, Status.EMPTY))
 
 # Entries of a lane's place: its episode in the bank, its request, and the first request that has not passed each stage.
 EPISODE, REQUEST, AT_DEVICE, AT_LINK, AT_REPLY = range(5)
@@ -61,6 +62,7 @@ def _advance(
     places: NDArray[np.int64],
     plans: NDArray[np.int64],
     rows: NDArray[np.float64],
+    extra: kernel.Extra | None,
     readings: Any,
 ) -> float:
     """Let everything enter a lane's readings that its device knows by `now`; return the acknowledged bytes of the running transfer."""
@@ -72,10 +74,18 @@ def _advance(
         start, end, work = rows[lane, i, R_DEVICE_START], rows[lane, i, R_DEVICE_END], table[plans[lane, i], WORK_S]
         if start > now:
             break
-        tm.device_started(readings, start, work)
+        load = 0.0
+        if extra is not None:
+            load = rows[lane, i, R_LOAD]
+            tm.sensed(readings, start, rows[lane, i, R_TEMPERATURE], rows[lane, i, R_CHARGE])
+            if rows[lane, i, R_STATUS] == EMPTY:
+                tm.device_skipped(readings, work)
+                k += 1
+                continue
+        tm.device_started(readings, start, work, load)
         if end > now:
             break
-        tm.device_ended(readings, end, work, end - start)
+        tm.device_ended(readings, end, work, end - start, load)
         if rows[lane, i, R_STATUS] == DEVICE:
             tm.finished(readings)
         k += 1
@@ -106,7 +116,7 @@ def _advance(
             start, end, finish = rows[lane, i, R_SEND_START], rows[lane, i, R_SEND_END], rows[lane, i, R_FINISH]
             if (finish if status == EDGE else end + half_rtt) > now:
                 break
-            if status != UNSENT:
+            if status in (EDGE, GIVEN_UP):
                 tm.sampled(readings, end, end - start, rows[lane, i, R_SENT])
             if status == EDGE:
                 tm.edge_waited(readings, finish, rows[lane, i, R_EDGE_WAIT])
@@ -117,20 +127,34 @@ def _advance(
 
 
 @composed
+def _tell_rate(now: float, parameters: NDArray[np.float64], episode: int, rate: NDArray[np.float64], readings: Any) -> None:
+    if parameters[RATE_TOLD] > 0.0:
+        known = max(0.0, now - parameters[HALF_RTT_S])
+        tm.rate_told(readings, known, 8.0 * rate[episode, min(int(known / parameters[SLOT_S]), rate.shape[1] - 1)])
+
+
+@composed
 def _begin(
     episode: int,
     arrivals: NDArray[np.float64],
+    parameters: NDArray[np.float64],
+    rate: NDArray[np.float64],
     scale: Any,
     place: NDArray[np.int64],
+    extra: kernel.Extra | None,
     state: NDArray[np.float64],
     readings: Any,
     out: Any,
 ) -> None:
     place[:] = 0
     place[EPISODE] = episode
-    state[:] = 0.0
+    if extra is None:
+        state[:] = 0.0
+    else:
+        state[:] = extra.start
     tm.reset(readings)
     now = arrivals[episode, 0]
+    _tell_rate(now, parameters, episode, rate, readings)
     tm.arrived(readings, now)
     features.encode(readings, scale, now, 0.0, out)
 
@@ -140,14 +164,17 @@ def _begin_some(
     lanes: NDArray[np.int64],
     episodes: NDArray[np.int64],
     arrivals: NDArray[np.float64],
+    parameters: NDArray[np.float64],
+    rate: NDArray[np.float64],
     scale: Any,
     places: NDArray[np.int64],
+    extra: kernel.Extra | None,
     states: NDArray[np.float64],
     readings: Any,
     out: Any,
 ) -> None:
     for lane in lanes:
-        _begin(episodes[lane], arrivals, scale, places[lane], states[lane], readings[lane], out[lane])
+        _begin(episodes[lane], arrivals, parameters, rate, scale, places[lane], extra, states[lane], readings[lane], out[lane])
 
 
 @composed
@@ -164,6 +191,7 @@ def _step_all(
     job_arrival: NDArray[np.float64],
     job_work: NDArray[np.float64],
     job_bound: NDArray[np.float64],
+    extra: kernel.Extra | None,
     scale: Any,
     places: NDArray[np.int64],
     states: NDArray[np.float64],
@@ -186,7 +214,7 @@ def _step_all(
         # Each slice costs a reference count: one a lane for every array that is handed on.
         mine, seen = readings[lane], out[lane]
         step(
-            plan, arrival, table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound,
+            plan, arrival, table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, extra,
             states[lane], rows[lane, i],
         )  # fmt: skip
         plans[lane, i] = plan
@@ -196,13 +224,14 @@ def _step_all(
         )  # fmt: skip
         tm.decided(mine, table[plan, WORK_S], table[plan, WIRE_BYTES])
         places[lane, REQUEST] = k + 1
-        acked = _advance(now, parameters[HALF_RTT_S], parameters[SLOT_S], table, rate, carried, lane, places, plans, rows, mine)
+        acked = _advance(now, parameters[HALF_RTT_S], parameters[SLOT_S], table, rate, carried, lane, places, plans, rows, extra, mine)
+        _tell_rate(now, parameters, episode, rate, mine)
         tm.arrived(mine, now)
         features.encode(mine, scale, now, acked, seen)
         dones[lane] = k + 1 == requests
         if dones[lane]:
             last[lane] = seen
-            _begin(following[lane], arrivals, scale, places[lane], states[lane], mine, seen)
+            _begin(following[lane], arrivals, parameters, rate, scale, places[lane], extra, states[lane], mine, seen)
     return True
 
 
@@ -222,6 +251,7 @@ class Bank:
     job_arrival: NDArray[np.float64]
     job_work: NDArray[np.float64]
     job_bound: NDArray[np.float64]
+    extra: kernel.Extra | None
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -255,9 +285,12 @@ class Bank:
         arrival = np.full((len(drawn), jobs), np.inf)
         for i, one in enumerate(streams):
             arrival[i, : len(one.job_arrival_s)] = one.job_arrival_s
+        most = max(len(one.harvest_w) for one in streams)
+        harvest_w = np.array([np.pad(one.harvest_w, (0, most - len(one.harvest_w)), mode="edge") for one in streams])
         return Bank(
             np.array([one.arrival_s for one in streams]),
             drawn[0][0], drawn[0][1], rate, carried, held(5, slots), arrival, held(7, jobs + 1), held(8, jobs + 1),
+            kernel.extras(scenario, harvest_w, streams[0].slot_s),
         )  # fmt: skip
 
 
@@ -274,10 +307,10 @@ class Lanes:
         self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s))
         ring = min(1 << (scenario.requests - 1).bit_length(), MOST_PENDING)  # a power of two, so that a mask finds the place
         self._places = np.zeros((lanes, PLACE), np.int64)
-        self._states = np.zeros((lanes, kernel.STATE))
+        self._states = np.zeros((lanes, len(kernel.fresh_state(bank.extra))))
         self._readings = np.zeros((lanes, tm.SIZE))
         self._plans = np.zeros((lanes, ring), np.int64)
-        self._rows = np.zeros((lanes, ring, ROW))
+        self._rows = np.zeros((lanes, ring, kernel.row_size(bank.extra)))
         self.observations = np.zeros((lanes, features.SIZE), np.float32)
         self.last = np.zeros_like(self.observations)
         self.rewards = np.zeros(lanes)
@@ -298,6 +331,11 @@ class Lanes:
         row: NDArray[np.float64] = self._rows[lane, request % self._rows.shape[1]].copy()
         return row
 
+    def rows(self, requests: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Record of one of its latest requests in every lane, (lanes, ROW)."""
+        rows: NDArray[np.float64] = self._rows[np.arange(len(requests)), requests % self._rows.shape[1]]
+        return rows
+
     def reset(self, episodes: NDArray[np.int64]) -> None:
         """Begin the given episodes of the bank, one a lane."""
         self.begin(np.arange(len(episodes)), episodes)
@@ -305,7 +343,8 @@ class Lanes:
     def begin(self, lanes: NDArray[np.int64], episodes: NDArray[np.int64]) -> None:
         """Begin `episodes[lane]` in each of the given lanes; the others go on."""
         _begin_some(
-            lanes, episodes, self.bank.arrivals, self._scale, self._places, self._states, self._readings, self.observations
+            lanes, episodes, self.bank.arrivals, self.bank.parameters, self.bank.rate, self._scale, self._places, self.bank.extra,
+            self._states, self._readings, self.observations,
         )  # fmt: skip
 
     def step(self, actions: NDArray[np.int64], following: NDArray[np.int64]) -> None:
@@ -317,7 +356,7 @@ class Lanes:
         bank = self.bank
         fits = _step_all(
             actions, following, self._objective, bank.arrivals, bank.table, bank.parameters, bank.rate, bank.carried, bank.slow_down,
-            bank.job_arrival, bank.job_work, bank.job_bound, self._scale, self._places, self._states, self._readings,
+            bank.job_arrival, bank.job_work, bank.job_bound, bank.extra, self._scale, self._places, self._states, self._readings,
             self._plans, self._rows, self.observations, self.last, self.rewards, self.dones,
         )  # fmt: skip
         if not fits:

@@ -15,8 +15,9 @@ from cutlayer.runtime import features
 from cutlayer.runtime import telemetry as tm
 
 for _function in (
-    cost.reward, tm.reset, tm.arrived, tm.decided, tm.device_started, tm.device_ended, tm.send_started, tm.send_ended,
-    tm.sampled, tm.edge_waited, tm.finished, tm.backlog_s, features.scaled_rate, features.scaled_age, features.encode,
+    cost.reward, tm.reset, tm.arrived, tm.decided, tm.device_started, tm.device_ended, tm.device_skipped, tm.sensed,
+    tm.send_started, tm.send_ended, tm.sampled, tm.rate_told, tm.edge_waited, tm.finished, tm.backlog_s, features.scaled_rate,
+    features.scaled_age, features.encode,
 ):  # fmt: skip
     register_jitable(_function)
 

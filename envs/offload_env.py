@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 
-from cutlayer.envs import scenarios
+from cutlayer.envs import rendering, scenarios
 from cutlayer.envs.simulation import EngineName, Simulation
 from cutlayer.envs.streams import draw
 from cutlayer.profiles.cost import reward
@@ -61,15 +62,19 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
     ## Episode end
     Truncated after `scenario.requests` requests; it never terminates.
 
+    ## Info
+    `record`: what became of the request just decided, the fields of `cutlayer.envs.record.Record` as plain values, so that
+    `Record(**info["record"])` is the typed record; `late`: whether it missed its deadline. After a reset `episode`: its number.
+
     ## Arguments
-    scenario: name from `cutlayer.envs.scenarios`, or a `Scenario`. engine: "simpy" or "kernel", equal records.
-    render_mode: None or "ansi" (one line a request).
+    scenario: name from `cutlayer.envs.scenarios`, path of a scenario file, or a `Scenario`. engine: "simpy" or "kernel", equal
+    records. render_mode: None, "ansi" (one line a request) or "rgb_array" (link, queues and the last requests; needs pillow).
 
     ## Version history
     v0: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 20}  # noqa: RUF012 - the type that gymnasium declares
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 20}  # noqa: RUF012 - the type that gymnasium declares
 
     def __init__(self, scenario: str | Scenario = "camera", engine: EngineName = "simpy", render_mode: str | None = None) -> None:
         self.scenario = scenarios.make(scenario) if isinstance(scenario, str) else scenario
@@ -78,7 +83,7 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
         self.action_space = gym.spaces.Discrete(len(self.scenario.plans))
         self.observation_space = gym.spaces.Box(features.LOW, features.HIGH, (features.SIZE,), np.float32)
         self._simulation: Simulation | None = None
-        self._last: Record | None = None
+        self._records: deque[Record] = deque(maxlen=rendering.SHOWN)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode; `options={"episode": k}` names it outright, as evaluation does."""
@@ -87,7 +92,7 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
         if episode is None:
             episode = int(self.np_random.integers(2**62))
         self._simulation = Simulation(self.scenario, draw(self.scenario, episode), self.engine)
-        self._last = None
+        self._records.clear()
         return self._simulation.observation(), {"episode": episode}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], SupportsFloat, bool, bool, dict[str, Any]]:
@@ -95,21 +100,22 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
         assert self._simulation is not None, "call reset before step"
         assert self.action_space.contains(action), f"action {action!r} is none of the {len(self.scenario.plans)} plans"
         record = self._simulation.decide(int(action))
-        self._last = record
+        self._records.append(record)
         objective = self.scenario.objective
         worth = reward(record.latency_s, record.accuracy, record.energy_j, *objective.numbers())
-        info = {"record": record._asdict(), "late": record.latency_s > objective.deadline_s}
+        # Plain values: a vector environment makes a column of each.
+        info = {"record": {**record._asdict(), "status": int(record.status)}, "late": record.latency_s > objective.deadline_s}
         return self._simulation.observation(), float(worth), False, self._simulation.done, info
 
-    def render(self) -> str | None:
-        """The last decision in one line."""
+    def action_masks(self) -> NDArray[np.bool_]:
+        """MaskablePPO's mask: every plan can always be chosen, for the list holds nothing else."""
+        return np.ones(len(self.scenario.plans), np.bool_)
+
+    def render(self) -> str | NDArray[np.uint8] | None:
+        """The last decision as `render_mode` asks for it."""
+        if self.render_mode == "rgb_array":
+            assert self._simulation is not None, "call reset before render"
+            return rendering.picture(self._simulation, self._records)
         if self.render_mode != "ansi":
             return None
-        if self._last is None:
-            return "no request decided yet"
-        last = self._last
-        plan = self.scenario.plans.name(last.plan)
-        return (
-            f"{last.arrival_s:8.3f} s  {plan:<12} {last.status.name:<8} latency {1e3 * last.latency_s:7.1f} ms  "
-            f"sent {last.sent_bytes:7.0f} B  waited {1e3 * last.edge_wait_s:6.1f} ms at the edge"
-        )
+        return rendering.line(self._records[-1], self.scenario.plans) if self._records else "no request decided yet"

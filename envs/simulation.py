@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cutlayer.envs.streams import Streams
     from cutlayer.profiles.plans import PlanTable
 
+DEVICE, EDGE, GIVEN_UP, UNSENT, EMPTY = Status  # by name once: an enumeration's members are slow to look up
 EngineName = Literal["simpy", "kernel"]
 
 
@@ -49,6 +50,7 @@ class Observer:
     def __init__(self, scenario: Scenario, streams: Streams) -> None:
         self._plans, self._streams = scenario.plans, streams
         self._late_s = scenario.path.rtt_s / 2
+        self._senses, self._told = not scenario.plain, scenario.link.rate_told
         self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s))
         self.readings = tm.fresh()
         self._computed: list[Record] = []
@@ -60,7 +62,7 @@ class Observer:
         row = self._plans.rows[record.plan]
         tm.decided(self.readings, row.device_s + row.encode_s, row.wire_bytes)
         self._computed.append(record)
-        if record.status is not Status.DEVICE:
+        if record.status is not DEVICE:
             self._sent.append(record)
 
     def arrived(self, now_s: float) -> None:
@@ -68,6 +70,9 @@ class Observer:
         self._device(now_s)
         self._link(now_s)
         self._replies(now_s)
+        if self._told:
+            known_s = max(0.0, now_s - self._late_s)
+            tm.rate_told(self.readings, known_s, float(self._streams.rate_bps[self._streams.slot(known_s)]))
         tm.arrived(self.readings, now_s)
 
     def observation(self, now_s: float) -> NDArray[np.float32]:
@@ -88,12 +93,18 @@ class Observer:
             if record.device_start_s > now_s:
                 return
             row = self._plans.rows[record.plan]
-            work_s = row.device_s + row.encode_s
-            tm.device_started(self.readings, record.device_start_s, work_s)
+            work_s, took_s = row.device_s + row.encode_s, record.device_end_s - record.device_start_s
+            if self._senses:
+                tm.sensed(self.readings, record.device_start_s, record.temperature_c, record.charge_j)
+            if record.status is EMPTY:
+                tm.device_skipped(self.readings, work_s)
+                self._at_device += 1
+                continue
+            tm.device_started(self.readings, record.device_start_s, work_s, record.load_s)
             if record.device_end_s > now_s:
                 return
-            tm.device_ended(self.readings, record.device_end_s, work_s, record.device_end_s - record.device_start_s)
-            if record.status is Status.DEVICE:
+            tm.device_ended(self.readings, record.device_end_s, work_s, took_s, record.load_s)
+            if record.status is DEVICE:
                 tm.finished(self.readings)
             self._at_device += 1
 
@@ -112,13 +123,13 @@ class Observer:
     def _replies(self, now_s: float) -> None:
         while self._at_reply < len(self._sent):
             record = self._sent[self._at_reply]
-            known_s = record.finish_s if record.status is Status.EDGE else record.send_end_s + self._late_s
+            known_s = record.finish_s if record.status is EDGE else record.send_end_s + self._late_s
             # Reports are taken in order: one that is ready early waits for those before it.
             if known_s > now_s:
                 return
-            if record.status is not Status.UNSENT:
+            if record.status in (EDGE, GIVEN_UP):
                 tm.sampled(self.readings, record.send_end_s, record.send_end_s - record.send_start_s, record.sent_bytes)
-            if record.status is Status.EDGE:
+            if record.status is EDGE:
                 tm.edge_waited(self.readings, record.finish_s, record.edge_wait_s)
             tm.finished(self.readings)
             self._at_reply += 1

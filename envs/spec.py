@@ -1,25 +1,239 @@
-"""A scenario: everything that is fixed about a world, as frozen values without any randomness."""
+"""A scenario: everything that is fixed about a world, as frozen values without any randomness.
+
+What is switched off (the default everywhere) costs the engines nothing. Checked here, once; the engines believe it.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from cutlayer.envs.workload import EdgeJobs, SlowDown
+from cutlayer.errors import ConfigError
+from cutlayer.profiles.cost import MSS_BYTES
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cutlayer.envs.channels import Channel
-    from cutlayer.envs.workload import Arrivals
+    from cutlayer.envs.workload import Arrivals, BackgroundJobs, CoTenant
     from cutlayer.profiles.cost import Objective, Path
     from cutlayer.profiles.plans import PlanTable
+
+LOSS_CONSTANT = math.sqrt(1.5)  # of the model of Mathis, Semke, Mahdavi and Ott (1997): every packet acknowledged, losses spread evenly
+
+
+def _hold(where: str, **claims: tuple[object, bool, str]) -> None:
+    for name, (value, holds, must) in claims.items():
+        if not holds:
+            raise ConfigError(f"{name} of {where} is {value!r}; it must be {must}")
+
+
+class Power(Protocol):
+    """Anything that draws watts over time: every `Channel` does, its numbers read as watts."""
+
+    def draw(self, rng: np.random.Generator, slots: int, slot_s: float) -> NDArray[np.float64]:
+        """Watts of each slot, shape (slots,), never negative."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What TCP makes of the channel's rate.
+
+    loss (share of packets, 0 to under 1) lowers the rate to min(rate (1 - loss), sqrt(1.5 / loss) MSS / RTT), the model of
+    Mathis et al. 1997. restart_after_s: a connection that sent nothing for longer begins with ten packets a round trip
+    again and doubles them (slow start after idle; Linux: 0.2 s or more); never, unless given. Before a transfer's bytes
+    flow, the link then stands for as long as the window would have kept it waiting at the rate of that moment. rate_told: the
+    device knows the rate of half a round trip ago (channel state); it takes the place of the mean over transfers.
+    """
+
+    loss: float = 0.0
+    restart_after_s: float = math.inf
+    rate_told: bool = False
+
+    def __post_init__(self) -> None:
+        _hold(
+            "the link",
+            loss=(self.loss, 0.0 <= self.loss < 1.0, "a share from 0 to under 1"),
+            restart_after_s=(self.restart_after_s, self.restart_after_s >= 0.0, "seconds from 0 on, or inf"),
+        )
+
+    def goodput_bps(self, rate_bps: NDArray[np.float64], rtt_s: float) -> NDArray[np.float64]:
+        """What arrives of a rate, b/s: less by what is sent again, and no more than the losses let the window grow to."""
+        if self.loss == 0.0:
+            return rate_bps
+        most = LOSS_CONSTANT * 8 * MSS_BYTES / (rtt_s * math.sqrt(self.loss)) if rtt_s > 0.0 else math.inf
+        return np.minimum(rate_bps * (1.0 - self.loss), most)
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What the edge runs on: all work there takes work_factor times as long and request_s more for each of our requests."""
+
+    work_factor: float = 1.0
+    request_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        _hold(
+            "the platform",
+            work_factor=(self.work_factor, 1.0 <= self.work_factor < math.inf, "1 or more"),
+            request_s=(self.request_s, 0.0 <= self.request_s < math.inf, "seconds from 0 on"),
+        )
+
+
+# Felter, Ferreira, Rajamony, Rubio (IBM Research Report RC25482, 2014). Work: Linpack at 290.8 (native), 290.9 (Docker) and 241.3
+# GFLOPS (KVM as it comes; 284.2 with pinned cores). Requests: KVM added 30 us to a network round trip, 80 % of the native one
+# of about 38 us, which Docker's address translation doubled. Background jobs are given as they run there.
+BARE_METAL = Platform()
+CONTAINER = Platform(request_s=38e-6)
+VIRTUAL_MACHINE = Platform(work_factor=290.8 / 241.3, request_s=30e-6)
+PLATFORMS = {"bare-metal": BARE_METAL, "container": CONTAINER, "vm": VIRTUAL_MACHINE}
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """The edge collects our requests: those that reach it within one window of window_s begin at its end, as one batch.
+
+    latency (the table): how long a batch of 1, 2, ... takes, relative to a batch of one; beyond its end each further member
+    adds as much as the last one did. Members are answered in order, the n-th when a batch of n would be done: so no answer waits
+    for what is decided later. Other people's jobs are in no batch.
+    """
+
+    window_s: float
+    latency: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        rising = all(b >= a for a, b in zip((0.0, *self.latency), self.latency, strict=False))
+        _hold(
+            "the batching",
+            window_s=(self.window_s, 0.0 < self.window_s < math.inf, "seconds above 0"),
+            latency=(self.latency, bool(self.latency) and self.latency[0] == 1.0 and rising, "a rising table that begins with 1"),
+        )
+
+    def shares(self) -> tuple[float, ...]:
+        """What each member of a batch adds, relative to one alone; the last holds for all further ones."""
+        return tuple(b - a for a, b in zip((0.0, *self.latency), self.latency, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The edge: first come, first served by `servers` equal servers; of jobs and requests of one instant the jobs go first."""
+
+    servers: int = 1
+    platform: Platform = BARE_METAL
+    batching: Batching | None = None
+
+    def __post_init__(self) -> None:
+        _hold("the edge", servers=(self.servers, self.servers >= 1, "a whole number from 1 on"))
+        if self.batching is not None:
+            _hold("an edge that batches", servers=(self.servers, self.servers == 1, "1: a batch runs on one server"))
+
+
+@dataclass(frozen=True, slots=True)
+class Thermal:
+    """Heat of the device's processor, as one resistance and one capacity (RC), and how it slows the device.
+
+    Left alone the temperature tends to idle_c, while work runs to busy_c, exponentially with time_constant_s (R C); both
+    include the ambient temperature. Work that starts above throttle_c takes longer: a factor that rises linearly from 1 there to
+    `slowest` at limit_c and stays. It holds for the whole of that work, and multiplies with the slow-down. Begins at idle_c.
+    """
+
+    idle_c: float
+    busy_c: float
+    time_constant_s: float
+    throttle_c: float
+    limit_c: float
+    slowest: float
+
+    def __post_init__(self) -> None:
+        _hold(
+            "the thermal model",
+            busy_c=(self.busy_c, self.idle_c <= self.busy_c < math.inf, f"degrees from idle_c ({self.idle_c}) on"),
+            time_constant_s=(self.time_constant_s, 0.0 < self.time_constant_s < math.inf, "seconds above 0"),
+            limit_c=(self.limit_c, self.throttle_c < self.limit_c, f"degrees above throttle_c ({self.throttle_c})"),
+            slowest=(self.slowest, 1.0 <= self.slowest < math.inf, "1 or more"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Battery:
+    """The device's charge, and what it is charged with.
+
+    Begins at `start` (share of capacity_j). idle_w is drawn always, `harvest` watts come in (any channel: constant, Markov,
+    trace; None: nothing). The charge is reckoned when a request would begin on the device: all that came in and was drawn since
+    the last one, kept within 0 and capacity_j; joules of computing go as the work begins, those of sending and of answers after
+    giving up once the link has fallen idle. **Empty:** a request that finds less charge than its plan's device joules is not run.
+    Nobody answers it; it costs nothing, has accuracy 0, and counts as late at its give-up time (`Status.EMPTY`).
+    """
+
+    capacity_j: float
+    start: float = 1.0
+    idle_w: float = 0.0
+    harvest: Power | None = None
+
+    def __post_init__(self) -> None:
+        _hold(
+            "the battery",
+            capacity_j=(self.capacity_j, 0.0 < self.capacity_j < math.inf, "joules above 0"),
+            start=(self.start, 0.0 <= self.start <= 1.0, "a share from 0 to 1"),
+            idle_w=(self.idle_w, 0.0 <= self.idle_w < math.inf, "watts from 0 on"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """What has to be loaded on the device before a plan can run there; one entry a plan in each tuple.
+
+    unit: number of the segment (graph, bottleneck) that the plan runs, -1 where it runs none; plans of one number share it.
+    swap_s: paid when the unit differs from the one that ran last (nothing has run at the beginning). unit_bytes: its size
+    in memory, which `Memory` needs. Loading takes its time on the device, unslowed, before the plan's work.
+    """
+
+    unit: tuple[int, ...]
+    swap_s: tuple[float, ...]
+    unit_bytes: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        sizes = set(zip(self.unit, self.unit_bytes, strict=True))
+        _hold(
+            "the segments",
+            unit=(self.unit, min(self.unit, default=-1) >= -1, "numbers from 0 on, or -1"),
+            unit_bytes=(self.unit_bytes, len(sizes) == len(set(self.unit)), "one size for each unit"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Room for segments on the device: one that is not resident is read and initialised first (cold start).
+
+    A load takes unit_bytes / read_bytes_per_s + init_s. The least recently used units make room; one that is larger than
+    capacity_bytes by itself is never kept. Nothing is resident at the beginning.
+    """
+
+    capacity_bytes: float
+    read_bytes_per_s: float
+    init_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        _hold(
+            "the memory",
+            capacity_bytes=(self.capacity_bytes, self.capacity_bytes >= 0.0, "bytes from 0 on"),
+            read_bytes_per_s=(self.read_bytes_per_s, self.read_bytes_per_s > 0.0, "bytes a second above 0"),
+            init_s=(self.init_s, 0.0 <= self.init_s < math.inf, "seconds from 0 on"),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
-    """Plans, link, edge, workload and objective of one world.
+    """Plans, link, edge, device, workload and objective of one world.
 
-    requests an episode; rates and slow-down are constant within slots of slot_s; a request whose transfer is not done
-    give_up_s after its arrival is answered by the device's own exit, and the link is free again.
+    requests an episode; rates, slow-down and harvest are constant within slots of slot_s; a request whose transfer is not done
+    give_up_s after its arrival is answered by the device's own exit, and the link is free again. segments: None means the
+    plan table's own columns `unit`, `swap_s` and `unit_bytes` where it has them.
     """
 
     name: str
@@ -28,14 +242,48 @@ class Scenario:
     arrivals: Arrivals
     objective: Objective
     path: Path
-    slow_down: SlowDown = SlowDown()  # noqa: RUF009 - frozen itself
-    edge_jobs: EdgeJobs = EdgeJobs()  # noqa: RUF009 - frozen itself
+    slow_down: CoTenant = SlowDown()  # noqa: RUF009 - frozen itself
+    edge_jobs: BackgroundJobs = EdgeJobs()  # noqa: RUF009 - frozen itself
     requests: int = 200
     slot_s: float = 0.02
     cancel_margin_s: float = 0.02
     inputs: str = ""
+    link: Link = Link()
+    edge: Edge = Edge()
+    thermal: Thermal | None = None
+    battery: Battery | None = None
+    segments: Segments | None = None
+    memory: Memory | None = None
+
+    def __post_init__(self) -> None:
+        if self.segments is not None:
+            for name in ("unit", "swap_s", "unit_bytes"):
+                count = len(getattr(self.segments, name))
+                _hold("the segments", **{name: (f"{count} long", count == len(self.plans), f"one a plan, {len(self.plans)}")})
 
     @property
     def give_up_s(self) -> float:
         """Age of a request at which its transfer is given up: the deadline and the stated margin."""
         return self.objective.deadline_s + self.cancel_margin_s
+
+    @property
+    def plain(self) -> bool:
+        """Whether everything is off that a compiled engine leaves out; loss and platform are but other numbers."""
+        slow_start = math.isfinite(self.link.restart_after_s)
+        device = self.thermal is not None or self.battery is not None or self.loading
+        return self.edge.servers == 1 and self.edge.batching is None and not slow_start and not device
+
+    @property
+    def loading(self) -> bool:
+        """Whether any plan may have to load something first."""
+        return self.memory is not None or any(self.loads().swap_s)
+
+    def loads(self) -> Segments:
+        """What each plan has to load: `segments`, or the plan table's columns, or nothing at all."""
+        if self.segments is not None:
+            return self.segments
+        units = getattr(self.plans, "unit", None)
+        if units is None:
+            return Segments((-1,) * len(self.plans), (0.0,) * len(self.plans), (0.0,) * len(self.plans))
+        sizes = getattr(self.plans, "unit_bytes", np.zeros(len(units)))
+        return Segments(tuple(units.tolist()), tuple(self.plans.swap_s.tolist()), tuple(sizes.tolist()))  # type: ignore[attr-defined]  # a table without these columns was handled above

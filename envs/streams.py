@@ -19,7 +19,7 @@ class Streams:
     """The future of one episode.
 
     arrival_s (requests + 1,): the last one only ends the episode. rate_bps and slow_down (slots,), the last slot holds
-    for ever. job_arrival_s and job_service_s (jobs,): background work at the edge, in order of arrival.
+    for ever. job_arrival_s and job_service_s (jobs,): background work at the edge, in order of arrival. harvest_w (slots,) as the rate.
     """
 
     slot_s: float
@@ -28,6 +28,7 @@ class Streams:
     slow_down: NDArray[np.float64]
     job_arrival_s: NDArray[np.float64]
     job_service_s: NDArray[np.float64]
+    harvest_w: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     # Bytes a second in each slot and bytes carried before it, as Python floats: read one by one, numpy's scalars are slow.
     _rate: list[float] = field(init=False, repr=False)
     _carried: list[float] = field(init=False, repr=False)
@@ -52,17 +53,21 @@ class Streams:
 
 def draw(scenario: Scenario, seed: int) -> Streams:
     """The streams of one episode of `scenario`; the same seed gives the same streams on any machine."""
-    arrivals, rate, slow, jobs = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4))
+    arrivals, rate, slow, jobs, harvest = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5))
     arrival_s = scenario.arrivals.draw(arrivals, scenario.requests + 1)
     # No transfer outlives its request's give-up time, so nothing is asked of the link after the last one.
     horizon_s = float(arrival_s[-1]) + scenario.give_up_s
     slots = math.ceil(horizon_s / scenario.slot_s) + 1
-    job_arrival_s, job_service_s = scenario.edge_jobs.draw(jobs, horizon_s + scenario.path.rtt_s)
+    batching = scenario.edge.batching
+    last_s = horizon_s + scenario.path.rtt_s + (0.0 if batching is None else batching.window_s)
+    job_arrival_s, job_service_s = scenario.edge_jobs.draw(jobs, last_s)
+    power = scenario.battery.harvest if scenario.battery is not None else None
     return Streams(
         scenario.slot_s,
         arrival_s,
-        scenario.channel.draw(rate, slots, scenario.slot_s),
+        scenario.link.goodput_bps(scenario.channel.draw(rate, slots, scenario.slot_s), scenario.path.rtt_s),
         scenario.slow_down.draw(slow, slots, scenario.slot_s),
         job_arrival_s,
         job_service_s,
+        np.zeros(1) if power is None else power.draw(harvest, slots, scenario.slot_s),
     )

@@ -28,7 +28,8 @@ class BatchedVecEnv(VecEnv):
 
     Observations and rewards are those of `cutlayer/Offload-v0`. Episodes are staggered: at the first reset lane i begins in the
     middle of its episode, after as many random decisions as its share of the lanes asks for, so that they do not all end
-    together. The end of an episode is a time limit: `infos` carry `TimeLimit.truncated` and `terminal_observation`.
+    together. The end of an episode is a time limit: `infos` carry `TimeLimit.truncated` and `terminal_observation`, and `episode`
+    (return and length) where the whole of it was seen. `env_method("action_masks")` serves MaskablePPO.
     """
 
     def __init__(self, scenario: str | Scenario, lanes: int, seed: int = 0, episodes: int = EPISODES, *, stagger: bool = True) -> None:
@@ -73,8 +74,9 @@ class BatchedVecEnv(VecEnv):
         self._lengths += 1
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for lane in np.flatnonzero(lanes.dones):
-            episode = {"r": float(self._returns[lane]), "l": int(self._lengths[lane])}
-            infos[lane] = {"terminal_observation": lanes.last[lane].copy(), "TimeLimit.truncated": True, "episode": episode}
+            infos[lane] = {"terminal_observation": lanes.last[lane].copy(), "TimeLimit.truncated": True}
+            if self._lengths[lane] == self.scenario.requests:  # the return of a part would pass for a bad one
+                infos[lane]["episode"] = {"r": float(self._returns[lane]), "l": int(self._lengths[lane])}
             self._returns[lane], self._lengths[lane] = 0.0, 0
         return lanes.observations.copy(), lanes.rewards.astype(np.float32), lanes.dones.copy(), infos
 
@@ -89,8 +91,14 @@ class BatchedVecEnv(VecEnv):
         """Lanes are not objects of their own; what they share is set on this environment."""
         setattr(self, attr_name, value)
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """A lane's mask: every plan of the flat list can always be chosen."""
+        return np.ones(len(self.scenario.plans), np.bool_)
+
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:  # noqa: ARG002 - VecEnv's signature
-        """Lanes have no methods of their own."""
+        """Lanes have one method, `action_masks`."""
+        if method_name == "action_masks":
+            return [self.action_masks() for _ in self._get_indices(indices)]
         raise AttributeError(f"lanes of a BatchedVecEnv have no method {method_name!r}; call it on an OffloadEnv")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:  # noqa: ARG002 - VecEnv's signature

@@ -33,13 +33,20 @@ NEVER = -1.0
     SENDING_SINCE,  # start of the transfer that runs
     EDGE_WAIT_S,  # wait at the edge, from the last reply
     EDGE_WAIT_AT,  # when that reply came
-    RATE_BPS,  # exponentially weighted mean of the rate samples
-    RATE_AT,  # when the last sampled transfer ended
+    RATE_BPS,  # exponentially weighted mean of the rate samples, or the rate that the link tells
+    RATE_AT,  # when the last sampled transfer ended, or the link told
     SAMPLES,  # number of rate samples so far
 ) = range(16)
 RING = 16  # the last transfers, newest first: (log10 of the rate in b/s, end, duration_s) each
 RING_LENGTH = 6
-SIZE = RING + 3 * RING_LENGTH
+# Of devices that have such things.
+(
+    LOADING_S,  # part of the running device work that loads a segment
+    TEMPERATURE_C,  # of the processor
+    CHARGE_J,  # in the battery
+    SENSED_AT,  # when these two were read: as the last device work began
+) = range(RING + 3 * RING_LENGTH, RING + 3 * RING_LENGTH + 4)
+SIZE = RING + 3 * RING_LENGTH + 4
 
 # Weight of a new rate sample. Neurosurgeon-style estimators keep a short memory; 0.3 weighs the last six transfers with 88 %.
 RATE_WEIGHT = 0.3
@@ -61,6 +68,7 @@ def reset(readings: MutableSequence[float]) -> None:
     readings[IN_FLIGHT] = 0.0
     readings[BACKLOG_S] = 0.0
     readings[RUNNING_S] = 0.0
+    readings[LOADING_S] = 0.0
     readings[TO_SEND_BYTES] = 0.0
     readings[SAMPLES] = 0.0
 
@@ -80,20 +88,34 @@ def decided(readings: MutableSequence[float], device_s: float, wire_bytes: float
     readings[TO_SEND_BYTES] += wire_bytes
 
 
-def device_started(readings: MutableSequence[float], start_s: float, device_s: float) -> None:
-    """The device began work of that nominal length."""
+def device_started(readings: MutableSequence[float], start_s: float, device_s: float, load_s: float = 0.0) -> None:
+    """The device began work of that nominal length, after `load_s` of loading what it runs."""
     readings[RUNNING_SINCE] = start_s
-    readings[RUNNING_S] = device_s
+    readings[RUNNING_S] = load_s + device_s
+    readings[LOADING_S] = load_s
 
 
-def device_ended(readings: MutableSequence[float], end_s: float, device_s: float, took_s: float) -> None:
-    """The device ended work of that nominal length; it took `took_s`."""
-    readings[BACKLOG_S] = max(0.0, readings[BACKLOG_S] - device_s)
+def device_ended(readings: MutableSequence[float], end_s: float, device_s: float, took_s: float, load_s: float = 0.0) -> None:
+    """The device ended work of that nominal length; it took `took_s`, loading included."""
+    device_skipped(readings, device_s)
     readings[RUNNING_SINCE] = NEVER
     readings[RUNNING_S] = 0.0
+    readings[LOADING_S] = 0.0
     if device_s >= MIN_WORK_S:
-        readings[SLOW_DOWN] = took_s / device_s
+        readings[SLOW_DOWN] = (took_s - load_s) / device_s
         readings[SLOW_DOWN_AT] = end_s
+
+
+def device_skipped(readings: MutableSequence[float], device_s: float) -> None:
+    """Decided work of that nominal length is no longer ahead."""
+    readings[BACKLOG_S] = max(0.0, readings[BACKLOG_S] - device_s)
+
+
+def sensed(readings: MutableSequence[float], now_s: float, temperature_c: float, charge_j: float) -> None:
+    """The device read its sensors."""
+    readings[TEMPERATURE_C] = temperature_c
+    readings[CHARGE_J] = charge_j
+    readings[SENSED_AT] = now_s
 
 
 def send_started(readings: MutableSequence[float], start_s: float) -> None:
@@ -124,6 +146,13 @@ def sampled(readings: MutableSequence[float], end_s: float, took_s: float, sent_
     readings[SAMPLES] += 1.0
 
 
+def rate_told(readings: MutableSequence[float], at_s: float, rate_bps: float) -> None:
+    """The link itself says what it carried at `at_s`; it takes the place of the mean over samples."""
+    readings[RATE_BPS] = rate_bps
+    readings[RATE_AT] = at_s
+    readings[SAMPLES] = max(1.0, readings[SAMPLES])
+
+
 def edge_waited(readings: MutableSequence[float], reply_s: float, wait_s: float) -> None:
     """A reply came and told how long its request had waited at the edge."""
     readings[EDGE_WAIT_S] = wait_s
@@ -142,4 +171,4 @@ def backlog_s(readings: Sequence[float], now_s: float) -> float:
     """
     if readings[RUNNING_SINCE] == NEVER:
         return readings[BACKLOG_S]
-    return readings[BACKLOG_S] - min(readings[RUNNING_S], now_s - readings[RUNNING_SINCE])
+    return readings[BACKLOG_S] + readings[LOADING_S] - min(readings[RUNNING_S], now_s - readings[RUNNING_SINCE])

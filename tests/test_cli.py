@@ -69,6 +69,8 @@ def quick_bench(monkeypatch):
 
     monkeypatch.setattr(bench, "REPEATS", 1)
     monkeypatch.setattr(bench, "EVENTS", 2_000)
+    monkeypatch.setattr(bench, "LONG", 400)
+    monkeypatch.setattr(bench, "QUEUED", 2_000)
 
 
 # --- bad input

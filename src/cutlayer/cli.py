@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutlayer import __version__, profile_cli
+from cutlayer import __version__, channel_cli, profile_cli
 from cutlayer.errors import ConfigError, CutlayerError
 from cutlayer.options import Parser, command, natural, positive, progress_bar, show
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from cutlayer.envs.spec import Scenario
 
 
+SCENARIO_HELP = "a name that `cutlayer scenarios` lists, or a .toml file"
+
+
 def demo(options: argparse.Namespace) -> None:
     """`cutlayer demo`."""
     from cutlayer.agents import demo as job
@@ -34,13 +37,34 @@ def demo(options: argparse.Namespace) -> None:
     show(options, summary, text)
 
 
+def list_scenarios(options: argparse.Namespace) -> None:
+    """`cutlayer scenarios`."""
+    from cutlayer.envs import scenarios
+
+    listed = []
+    for name in scenarios.names():
+        made = scenarios.make(name)
+        listed.append(
+            {
+                "name": name,
+                "claim": scenarios.claim(name),
+                "plans": len(made.plans),
+                "requests": made.requests,
+                "deadline_s": made.objective.deadline_s,
+                "inputs": made.inputs,
+            }
+        )
+    show(options, {"scenarios": listed}, "\n".join(f"{one['name']:<17}{one['claim']}" for one in listed))
+
+
 def train(options: argparse.Namespace) -> None:
     """`cutlayer train`."""
+    from cutlayer.agents import inputs
     from cutlayer.agents import train as learn
     from cutlayer.envs import scenarios
 
-    scenario = scenarios.make(options.scenario)
-    folder = options.out or Path("runs") / f"{options.scenario}-{options.algo}-{options.seed}"
+    scenario = inputs.on_drives(scenarios.make(options.scenario), "train")
+    folder = options.out or Path("runs") / f"{scenario.name}-{options.algo}-{options.seed}"
     tell = progress_bar(f"train {options.algo}")
     learn.train(scenario, options.algo, options.seed, folder, engine=options.engine, steps=options.steps, report=tell)
     result = json.loads((folder / learn.RUN).read_text(encoding="utf-8"))
@@ -59,7 +83,11 @@ def policy(scenario: Scenario, name: str, seed: int) -> Policy:
         case "device-only":
             return baselines.Fixed(scenario.plans.device_only())
         case "edge-only":
-            return baselines.Fixed(scenario.plans.edge_only())
+            try:
+                return baselines.Fixed(scenario.plans.edge_only())
+            except KeyError as error:
+                reason = "none of its plans sends the input; take another policy, as best-static"
+                raise ConfigError(f"edge-only cannot run on {scenario.name}: {reason}") from error
         case "random":
             return baselines.Random(len(scenario.plans), np.random.default_rng(seed))
         case "best-static":
@@ -85,11 +113,12 @@ def policy(scenario: Scenario, name: str, seed: int) -> Policy:
 
 def evaluate_policy(options: argparse.Namespace) -> None:
     """`cutlayer evaluate`."""
-    from cutlayer.agents import evaluate, runs
+    from cutlayer.agents import evaluate, inputs, runs
     from cutlayer.envs import scenarios
     from cutlayer.envs.channels import replay
 
-    scenario = tuning = scenarios.make(options.scenario)
+    given = scenarios.make(options.scenario)
+    scenario, tuning = inputs.on_drives(given, "test"), inputs.on_drives(given, "train")
     if options.trace:
         names = ", ".join(path.stem for path in options.trace)
         scenario = dataclasses.replace(scenario, channel=replay(options.trace), inputs=f"traces: {names}")
@@ -113,8 +142,9 @@ def evaluate_policy(options: argparse.Namespace) -> None:
 def export_run(options: argparse.Namespace) -> None:
     """`cutlayer export`."""
     from cutlayer.agents import export
+    from cutlayer.envs import scenarios
 
-    made = export.export(options.run, options.out)
+    made = export.export(options.run, options.out, options.scenario and scenarios.make(options.scenario))
     size = options.out.stat().st_size
     text = f"wrote {options.out}, {size} bytes; next: cutlayerd --bundle {options.out}"
     show(options, {"bundle": str(options.out), "bytes": size, "scenario": made.scenario, "algorithm": made.algorithm}, text)
@@ -124,7 +154,7 @@ def bench_engines(options: argparse.Namespace) -> None:
     """`cutlayer bench engines`."""
     from cutlayer.agents import bench
 
-    result = bench.engines(options.requests)
+    result = bench.engines(options.requests, options.scenario)
     text = "\n".join(
         f"{key:<30}{value:>16,.6g}" if isinstance(value, float) else f"{key:<30}{value!s:>16}" for key, value in result.items()
     )
@@ -144,9 +174,12 @@ def parser() -> Parser:
     one.add_argument("--seed", type=natural, default=0)
 
     profile_cli.add(commands)
+    channel_cli.add(commands)
+
+    command(commands, "scenarios", list_scenarios, "list the scenarios that ship and what each models", "cutlayer scenarios")
 
     one = command(commands, "train", train, "learn a policy on a scenario", "cutlayer train --scenario camera --algo ppo -o runs/mine")
-    one.add_argument("--scenario", default="camera")
+    one.add_argument("--scenario", default="camera", metavar="S", help=SCENARIO_HELP)
     one.add_argument("--algo", default="ppo", help="ppo or sac-d")
     one.add_argument("--seed", type=natural, default=0)
     one.add_argument("--steps", type=positive, help="requests to learn from (the recipe's number without it)")
@@ -160,7 +193,7 @@ def parser() -> Parser:
         "judge a policy on held-out episodes",
         "cutlayer evaluate --scenario camera --policy greedy-ewma",
     )
-    one.add_argument("--scenario", default="camera")
+    one.add_argument("--scenario", default="camera", metavar="S", help=SCENARIO_HELP)
     one.add_argument("--policy", required=True, metavar="P", help="bundle, run folder or baseline's name")
     one.add_argument("--episodes", type=positive, default=40, metavar="N")
     one.add_argument("--seed", type=natural, default=0, metavar="K")
@@ -169,6 +202,7 @@ def parser() -> Parser:
 
     one = command(commands, "export", export_run, "write the bundle of a trained policy", "cutlayer export runs/mine -o policy.cutlayer")
     one.add_argument("run", type=Path, metavar="RUN")
+    one.add_argument("--scenario", metavar="S", help="the scenario that it was trained on; needed where that was a file")
     one.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
 
     bench = commands.add_parser("bench", help="measure this machine")
@@ -177,6 +211,7 @@ def parser() -> Parser:
         benches, "engines", bench_engines, "speed of both simulation engines, and how equal they are", "cutlayer bench engines --json"
     )
     one.add_argument("--requests", type=positive, default=20_000, help="requests that both engines run and compare")
+    one.add_argument("--scenario", default="camera", metavar="S", help=SCENARIO_HELP)
     return top
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cutlayer.envs.channels import Constant
 from cutlayer.envs.record import Record, Status
-from cutlayer.envs.spec import Scenario
+from cutlayer.envs.spec import BARE_METAL, VIRTUAL_MACHINE, Batching, Battery, Edge, Link, Memory, Scenario, Segments, Thermal
 from cutlayer.envs.streams import Streams
 from cutlayer.envs.workload import Poisson
 from cutlayer.profiles import cost
@@ -20,10 +20,11 @@ from cutlayer.profiles.energy import Radio
 from cutlayer.profiles.plans import PlanRow, PlanTable
 
 SECONDS = (
-    "arrival_s", "device_start_s", "device_end_s", "send_start_s", "send_end_s", "edge_wait_s", "finish_s",
+    "arrival_s", "device_start_s", "device_end_s", "send_start_s", "send_end_s", "edge_wait_s", "finish_s", "load_s",
 )  # fmt: skip
 # Differences of times of so many seconds, and of bytes summed over a whole episode, cannot be told apart below this.
 GRAIN_PER_S, BYTES_GRAIN = 1e-12, 1e-6
+GRAIN = {"sent_bytes": BYTES_GRAIN, "charge_j": 1e-9}
 
 
 def plan(**constants):
@@ -92,12 +93,40 @@ class World:
         return World(scenario_, streams_, plans)
 
 
-def world(seed, *, requests=30, link="slots", jobs="light", arrivals="poisson", slow=True, rtt=True, margin=True, short=False):
+def extras(
+    seed, plans, *, servers=1, platform=False, batching=False, restart=False, heat=False, battery=False, loads="nothing", told=False
+):
+    """What a world may have beyond the plain one: fields of a scenario. loads: "nothing", "swaps" or "memory" (both)."""
+    rng = np.random.default_rng([seed, 1])
+    table = tuple(np.cumsum([1.0, *rng.uniform(0.0, 1.0, rng.integers(0, 4))]).tolist())
+    unit = rng.integers(-1, 4, plans)
+    size = {-1: 0.0, **{i: float(rng.integers(10**5, 3 * 10**6)) for i in range(4)}}
+    throttle_c = float(rng.uniform(42.0, 55.0))
+    found = {
+        "edge": Edge(
+            servers, VIRTUAL_MACHINE if platform else BARE_METAL, Batching(float(rng.uniform(0.005, 0.1)), table) if batching else None
+        ),
+        "link": Link(restart_after_s=float(rng.uniform(0.0, 0.05)) if restart else math.inf, rate_told=told),
+        "thermal": Thermal(
+            40.0, float(rng.uniform(50.0, 90.0)), float(rng.uniform(0.05, 1.0)), throttle_c, throttle_c + float(rng.uniform(1.0, 10.0)),
+            float(rng.uniform(1.2, 4.0)),
+        ),
+        "battery": Battery(float(rng.uniform(0.2, 2.0)), float(rng.uniform(0.0, 1.0)), float(rng.uniform(0.0, 1.0))),
+        "segments": Segments(
+            tuple(unit.tolist()), tuple(rng.uniform(0.0, 0.01, plans).tolist()), tuple(size[i] for i in unit.tolist())
+        ),
+        "memory": Memory(float(rng.integers(10**6, 6 * 10**6)), 1e8, float(rng.uniform(0.0, 0.01))),
+    }  # fmt: skip
+    off = {"thermal": not heat, "battery": not battery, "segments": loads == "nothing", "memory": loads != "memory"}
+    return {name: value for name, value in found.items() if not off.get(name)}
+
+
+def world(seed, *, requests=30, link="slots", jobs="light", arrivals="poisson", slow=True, rtt=True, margin=True, short=False, **switched):
     """A random world. No two of its times coincide by construction; ties have a test of their own.
 
     link: "steady", "slots" (each slot its own rate), "outages" (half of the slots carry nothing) or "dies" (nothing is
     carried in the last slot, which holds for ever). jobs: "none", "light" (40 % load) or "overload" (more than the server
-    can take). short: the rates end before the episode does.
+    can take). short: the rates end before the episode does. switched: as `extras` takes it.
     """
     rng = np.random.default_rng(seed)
 
@@ -139,6 +168,7 @@ def world(seed, *, requests=30, link="slots", jobs="light", arrivals="poisson", 
     count = int({"none": 0.0, "light": 0.4, "overload": 1.3}[jobs] * end_s / mean_s)
     radio = Radio(float(rng.uniform(0.0, 2.0)), float(rng.uniform(0.0, 1e-6)))
     rtt_s = float(rng.uniform(0.0, 0.06)) if rtt else 0.0
+    harvest_w = np.random.default_rng([seed, 2]).exponential(1.0, slots)
     return World(
         scenario(
             *rows,
@@ -147,9 +177,11 @@ def world(seed, *, requests=30, link="slots", jobs="light", arrivals="poisson", 
             requests=requests,
             slot_s=slot_s,
             cancel_margin_s=float(rng.uniform(0.0, 0.1)) if margin else 0.0,
+            **extras(seed, len(rows), **switched),
         ),
         Streams(
-            slot_s, arrival_s, rate, slow_down, np.sort(rng.uniform(0.0, end_s, count)), rng.exponential(mean_s, count) + 1e-7
+            slot_s, arrival_s, rate, slow_down, np.sort(rng.uniform(0.0, end_s, count)), rng.exponential(mean_s, count) + 1e-7,
+            harvest_w,
         ),
         rng.integers(0, len(rows), requests).tolist(),
     )  # fmt: skip
@@ -167,7 +199,7 @@ def differences(a, b, relative=1e-9):
     for k, (x, y) in enumerate(zip(a, b, strict=False)):
         for name in Record._fields:
             one, other = getattr(x, name), getattr(y, name)
-            grain = GRAIN_PER_S * (1 + y.finish_s) if name in SECONDS else BYTES_GRAIN if name == "sent_bytes" else 1e-12
+            grain = GRAIN_PER_S * (1 + y.finish_s) if name in SECONDS else GRAIN.get(name, 1e-12)
             exact = isinstance(one, (int, Status)) or isinstance(other, (int, Status))
             if one != other if exact else not math.isclose(one, other, rel_tol=relative, abs_tol=grain):
                 found.append((k, name, one, other))
@@ -197,6 +229,7 @@ def splice(past, future, now_s, link_s=None):
         slots(past.slow_down, future.slow_down, now_s),
         np.concatenate([past.job_arrival_s[before], future.job_arrival_s[after]]),
         np.concatenate([past.job_service_s[before], future.job_service_s[after]]),
+        slots(past.harvest_w, future.harvest_w, now_s),
     )
 
 

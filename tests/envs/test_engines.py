@@ -27,19 +27,29 @@ from cutlayer.envs.workload import EdgeJobs, Poisson
 from cutlayer.profiles.cost import deadline
 from cutlayer.profiles.energy import Radio
 
-WORLDS = st.fixed_dictionaries(
-    {
-        "seed": st.integers(0, 2**32),
-        "requests": st.integers(20, 40),
-        "link": st.sampled_from(["steady", "slots", "outages", "dies"]),
-        "jobs": st.sampled_from(["none", "light", "overload"]),
-        "arrivals": st.sampled_from(["periodic", "poisson", "bursts"]),
-        "slow": st.booleans(),
-        "rtt": st.booleans(),
-        "margin": st.booleans(),
-        "short": st.booleans(),
-    }
-)
+PLAIN = {
+    "seed": st.integers(0, 2**32),
+    "requests": st.integers(20, 40),
+    "link": st.sampled_from(["steady", "slots", "outages", "dies"]),
+    "jobs": st.sampled_from(["none", "light", "overload"]),
+    "arrivals": st.sampled_from(["periodic", "poisson", "bursts"]),
+    "slow": st.booleans(),
+    "rtt": st.booleans(),
+    "margin": st.booleans(),
+    "short": st.booleans(),
+}
+EXTRAS = {
+    "servers": st.sampled_from([1, 2, 5]),
+    "platform": st.booleans(),
+    "batching": st.booleans(),
+    "restart": st.booleans(),
+    "heat": st.booleans(),
+    "battery": st.booleans(),
+    "loads": st.sampled_from(["nothing", "swaps", "memory"]),
+}
+WORLDS = st.fixed_dictionaries(PLAIN)
+# A batch runs on one server.
+SWITCHED = st.fixed_dictionaries(PLAIN | EXTRAS).map(lambda knobs: knobs | {"batching": knobs["batching"] and knobs["servers"] == 1})
 
 
 class OneClock:
@@ -48,7 +58,11 @@ class OneClock:
     def __init__(self, scenario, streams):
         self.scenario, self.streams = scenario, streams
         self.world = simpy.Environment()
-        self.processor, self.uplink, self.server = (simpy.Resource(self.world) for _ in range(3))
+        self.processor, self.uplink = simpy.Resource(self.world), simpy.Resource(self.world)
+        self.server = simpy.Resource(self.world, scenario.edge.servers)
+        self.heat = (0.0, scenario.thermal.idle_c if scenario.thermal else 0.0)
+        self.charge = (0.0, scenario.battery.start * scenario.battery.capacity_j if scenario.battery else 0.0)
+        self.unpaid_j, self.link_used, self.running, self.resident, self.batches = 0.0, -math.inf, -1, [], {}
         self.slot_ends = [(i + 1) * streams.slot_s for i in range(len(streams.rate_bps) - 1)] + [math.inf]
         self.records = []
 
@@ -74,32 +88,66 @@ class OneClock:
         with self.processor.request() as turn:
             yield turn
             device_start = world.now
+            while world.peek() == world.now:
+                yield world.timeout(0.0)
             slow = self.streams.slow_down[self.slot()]
-            yield world.timeout((row.device_s + row.encode_s) * slow)
+            if scenario.thermal is not None:
+                slow *= self.throttle()
+            runs = scenario.battery is None or self.pay(row.device_j)
+            found = [0.0, self.heat[1], self.charge[1] + (row.device_j if runs and scenario.battery else 0.0)]
+            if runs:
+                found[0] = self.load(plan)
+                yield world.timeout(found[0] + (row.device_s + row.encode_s) * slow)
+                if scenario.thermal is not None:
+                    self.tend(scenario.thermal.busy_c)
         device_end = send_start = send_end = world.now
+        if not runs:
+            finish = max(world.now, arrival + scenario.give_up_s)
+            self.records[k] = Record(
+                plan, Status.EMPTY, arrival, *[world.now] * 4, 0.0, 0.0, finish, 0.0, 0.0, *found
+            )  # fmt: skip
+            return
         status, sent, waited, accuracy, energy = Status.DEVICE, 0.0, 0.0, row.accuracy, row.device_j
         if row.bits > 0:
             give_up = arrival + scenario.give_up_s
             with self.uplink.request() as turn:
                 yield turn
                 send_start = world.now
+                if send_start < give_up and send_start - self.link_used > scenario.link.restart_after_s:
+                    yield world.timeout(min(self.wait_for_window(row.wire_bytes), give_up - send_start))
+                    # Waited till the end: the clock may have missed it by its last digit.
+                    send_start = self.link_used = give_up if math.isclose(world.now, give_up, rel_tol=1e-14) else world.now
                 if send_start < give_up:
                     transfer = world.process(self.transfer(row.wire_bytes))
                     yield transfer | world.timeout(give_up - send_start)
                     if transfer.is_alive:
                         transfer.interrupt()
                     sent = yield transfer
+                    self.link_used = world.now
                 send_end = world.now
             radio = scenario.path.radio
-            energy += radio.base_w * (send_end - send_start) + radio.joules_per_bit * 8 * sent
+            sending_j = radio.base_w * (send_end - send_start) + radio.joules_per_bit * 8 * sent
+            self.unpaid_j += sending_j + (row.fallback_j if sent < row.wire_bytes else 0.0)
+            energy += sending_j
             if sent == row.wire_bytes:
                 status = Status.EDGE
                 yield world.timeout(scenario.path.rtt_s / 2)
                 reached = world.now
-                with self.server.request() as turn:
-                    yield turn
-                    waited = world.now - reached
-                    yield world.timeout(row.decode_s + row.edge_s)
+                platform = scenario.edge.platform
+                work_s = platform.request_s + (row.decode_s + row.edge_s) * platform.work_factor
+                if scenario.edge.batching is not None:
+                    window = math.floor(reached / scenario.edge.batching.window_s)
+                    if window not in self.batches:
+                        self.batches[window] = []
+                        world.process(self.batch(window))
+                    self.batches[window].append((work_s, started := world.event(), ended := world.event()))
+                    waited = (yield started) - reached
+                    yield ended
+                else:
+                    with self.server.request() as turn:
+                        yield turn
+                        waited = world.now - reached
+                        yield world.timeout(work_s)
                 yield world.timeout(scenario.path.rtt_s / 2)
                 yield world.timeout(8 * scenario.path.reply_bytes / scenario.path.downlink_bps + scenario.path.fixed_s)
             else:
@@ -109,8 +157,79 @@ class OneClock:
                 energy += row.fallback_j
                 yield world.timeout(row.fallback_s * slow)
         self.records[k] = Record(
-            plan, status, arrival, device_start, device_end, send_start, send_end, sent, waited, world.now, accuracy, energy
+            plan, status, arrival, device_start, device_end, send_start, send_end, sent, waited, world.now, accuracy, energy, *found
         )  # fmt: skip
+
+    def tend(self, level_c):
+        """The processor's temperature now, after a time at that level: steps of a quarter, for exp(-4 x) = exp(-x)^4."""
+        since, before = self.heat
+        kept = math.exp(-(self.world.now - since) / 4 / self.scenario.thermal.time_constant_s) ** 4
+        self.heat = (self.world.now, kept * before + (1 - kept) * level_c)
+
+    def throttle(self):
+        thermal = self.scenario.thermal
+        self.tend(thermal.idle_c)
+        return float(np.interp(self.heat[1], [thermal.throttle_c, thermal.limit_c], [1.0, thermal.slowest]))
+
+    def pay(self, joules):
+        """Whether the battery can; if so it has."""
+        battery, (since, charge), harvest = self.scenario.battery, self.charge, self.streams.harvest_w
+        edges = np.append(np.arange(len(harvest)) * self.streams.slot_s, math.inf)
+        inside = np.minimum(edges[1:], self.world.now) - np.maximum(edges[:-1], since)
+        charge += float(np.maximum(inside, 0.0) @ harvest) - battery.idle_w * (self.world.now - since)
+        if self.uplink.count == 0:
+            charge, self.unpaid_j = charge - self.unpaid_j, 0.0
+        charge = float(np.clip(charge, 0.0, battery.capacity_j))
+        self.charge = (self.world.now, charge - joules if charge >= joules else charge)
+        return charge >= joules
+
+    def load(self, plan):
+        """A list of resident units, newest first."""
+        segments, memory, took = self.scenario.segments, self.scenario.memory, 0.0
+        if segments is None or segments.unit[plan] < 0:
+            return 0.0
+        unit, size = segments.unit[plan], dict(zip(segments.unit, segments.unit_bytes, strict=True))
+        if unit != self.running:
+            took, self.running = segments.swap_s[plan], unit
+        if memory is None:
+            return took
+        if unit in self.resident:
+            self.resident.remove(unit)
+        else:
+            took += size[unit] / memory.read_bytes_per_s + memory.init_s
+        if size[unit] <= memory.capacity_bytes:
+            self.resident.insert(0, unit)
+        while sum(size[u] for u in self.resident) > memory.capacity_bytes:
+            self.resident.pop()
+        return took
+
+    def wait_for_window(self, left):
+        """Each round trip in which the window is shorter than what the link carries in one, the link stands for the rest of it."""
+        carries, rtt_s = self.streams.rate_bps[self.slot()] / 8, self.scenario.path.rtt_s
+        waits = []
+        for doubled in range(60):
+            window = 10 * 1514 * 2**doubled
+            if left <= window or window >= carries * rtt_s:
+                return sum(waits)
+            waits.append(rtt_s - window / carries)
+            left -= window
+        return None
+
+    def batch(self, window):
+        """Serve what came within a window at its end, in order; the n-th member adds what the table says it does."""
+        batching = self.scenario.edge.batching
+        yield self.world.timeout((window + 1) * batching.window_s - self.world.now)
+        while self.world.peek() == self.world.now:
+            yield self.world.timeout(0.0)
+        with self.server.request() as turn:
+            yield turn
+            for n, (work_s, started, ended) in enumerate(self.batches[window]):
+                table = batching.latency
+                before = 0.0 if n == 0 else table[min(n, len(table)) - 1]
+                adds = table[n] - before if n < len(table) else table[-1] - (table[-2] if len(table) > 1 else 0.0)
+                started.succeed(self.world.now)
+                yield self.world.timeout(work_s * adds)
+                ended.succeed()
 
     def transfer(self, wire_bytes):
         """Send until done or interrupted; bytes carried."""
@@ -148,9 +267,10 @@ def merged_edge_starts(world, records):
     return starts
 
 
-@given(WORLDS)
+@given(SWITCHED)
 @settings(max_examples=500)
 def test_reference_kernel_and_a_one_clock_world_make_the_same_records(lab, knobs):
+    """Whatever is switched on or off, in any combination."""
     world = lab.world(**knobs)
     reference = lab.run(Reference, world)
     assert lab.differences(reference, lab.run(Kernel, world)) == []
@@ -166,7 +286,7 @@ def test_the_random_worlds_reach_every_status_and_every_queue(lab):
         seen.update(r.status for r in records)
         queued.update(device=sum(r.device_start_s > r.arrival_s for r in records))
         queued.update(link=sum(r.send_start_s > r.device_end_s for r in records), edge=sum(r.edge_wait_s > 0 for r in records))
-    assert all(seen[status] >= 60 for status in Status), seen
+    assert all(seen[status] >= 60 for status in (Status.DEVICE, Status.EDGE, Status.GIVEN_UP, Status.UNSENT)), seen
     assert all(queued[station] >= 100 for station in ("device", "link", "edge")), queued
 
 
@@ -410,7 +530,7 @@ def test_of_two_plans_that_differ_in_one_cost_the_dearer_is_not_faster(lab, knob
         return
     at %= len(world.plans)
     table, *arrays = kernel.arrays(world.scenario, world.streams)
-    state, row, other = kernel.fresh_state(), np.empty(kernel.ROW), np.empty(kernel.ROW)
+    state, row, other = kernel.fresh_state(), np.zeros(kernel.ROW), np.zeros(kernel.ROW)
     for k in range(at):
         kernel.step(world.plans[k], world.streams.arrival_s[k], table, *arrays, state, row)
     plan = next(i for i, row in enumerate(world.scenario.plans.rows) if row.bits > 0)
@@ -429,10 +549,10 @@ def test_a_clone_steps_as_the_original_and_leaves_it_alone(lab, knobs, at):
     world = lab.world(**knobs)
     at %= len(world.plans)
     arrays = kernel.arrays(world.scenario, world.streams)
-    state, row = kernel.fresh_state(), np.empty(kernel.ROW)
+    state, row = kernel.fresh_state(), np.zeros(kernel.ROW)
     for k in range(at):
         kernel.step(world.plans[k], world.streams.arrival_s[k], *arrays, state, row)
-    clone, other = state.copy(), np.empty(kernel.ROW)
+    clone, other = state.copy(), np.zeros(kernel.ROW)
     kept = state.copy()
     for k in range(at, len(world.plans)):  # another future, on the clone
         kernel.step((world.plans[k] + 1) % len(world.scenario.plans), world.streams.arrival_s[k], *arrays, clone, other)

@@ -78,6 +78,32 @@ def test_stable_baselines_finds_no_fault(name, engine):
     sb3_check_env(gym.make(ID, scenario=name, engine=engine, render_mode="ansi"), warn=True)
 
 
+IDS = ["cutlayer/OffloadMultiDiscrete-v0", "cutlayer/OffloadBox-v0"]
+
+
+def test_every_registered_id_is_checked_here():
+    assert [name for name in gym.registry if name.startswith("cutlayer/")] == [ID, *IDS]
+
+
+@pytest.mark.parametrize(("name", "engine"), EVERY)
+@pytest.mark.parametrize("id_", IDS)
+# Gymnasium advises to check what lies under a wrapper; here the wrapper itself is checked.
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")
+def test_other_faces_of_the_actions_are_without_fault(id_, name, engine):
+    env = gym.make(id_, scenario=name, engine=engine, disable_env_checker=True)
+    check_env(env, skip_render_check=True)
+    sb3_check_env(env, warn=True)
+    assert env.spec.id == id_
+
+
+@pytest.mark.parametrize("name", scenarios.names())
+def test_every_render_mode_is_without_fault(name):
+    for mode in ("ansi", "rgb_array"):
+        env = gym.make(ID, scenario=name, engine="kernel", render_mode=mode)
+        check_env(env.unwrapped)
+        sb3_check_env(env, warn=True)
+
+
 @pytest.mark.parametrize("name", scenarios.names())
 def test_the_spaces_are_those_of_plans_and_features(name):
     env = gym.make(ID, scenario=name)
@@ -121,7 +147,9 @@ def test_two_equally_seeded_envs_step_alike(name, engine):
 @pytest.mark.parametrize("name", scenarios.names())
 def test_both_engines_step_alike(name):
     one, two = (OffloadEnv(name, engine) for engine in ENGINES)
-    check_environments_match(one, two, num_steps=450, seed=3, info_comparison="keys-equivalence")
+    # Gymnasium compares floats exactly, and the engines agree to 1e-9: rewards are rounded to the precision of observations.
+    rounded = [gym.wrappers.TransformReward(env, np.float32) for env in (one, two)]
+    check_environments_match(*rounded, num_steps=450, seed=3, info_comparison="keys-equivalence")
     actions = np.random.default_rng(1).integers(one.action_space.n, size=one.scenario.requests)
     (seen_a, rewards_a, infos_a), (seen_b, rewards_b, infos_b) = (episode(env, actions, 9) for env in (one, two))
     np.testing.assert_allclose(seen_a, seen_b, rtol=1e-5, atol=1e-6)
@@ -179,6 +207,8 @@ def test_info_holds_the_whole_record_as_plain_values(small, engine):
         assert record["plan"] == [0, 2, 1, 0, 2, 0, 2, 2, 1, 0][k]
         assert record["status"] in set(Status)
         assert all(isinstance(record[name], float) and np.isfinite(record[name]) for name in Record._fields[2:])
+        assert type(record["status"]) is int
+        assert Record(**record).latency_s == record["finish_s"] - record["arrival_s"]
         assert info["late"] == (record["finish_s"] - record["arrival_s"] > 0.1)
 
 
@@ -191,10 +221,10 @@ def test_the_observation_is_a_new_array_each_time(small):
 
 
 @pytest.mark.parametrize("name", scenarios.names())
-def test_20_000_random_steps_give_no_nan_and_keep_the_bounds(name):
+def test_thousands_of_random_steps_give_no_nan_and_keep_the_bounds(name):
     env = OffloadEnv(name, "kernel")
     rng = np.random.default_rng(0)
-    actions = rng.integers(env.action_space.n, size=20_000)
+    actions = rng.integers(env.action_space.n, size=20_000 if name == "camera" else 4_000)
     seen, rewards = [env.reset(seed=0)[0]], []
     for action in actions:
         observation, reward, _, truncated, _ = env.step(action)
@@ -222,7 +252,7 @@ def test_decisions_matter_in_the_camera_scenario():
         _, got, infos = episode(env, actions, seed)
         statuses |= {info["record"]["status"] for info in infos[1:]}
         rewards += got
-    assert statuses == set(Status)
+    assert statuses == set(Status) - {Status.EMPTY}
     assert np.std(rewards) > 0.01
 
 
@@ -305,6 +335,14 @@ def test_a_spec_survives_pickling_and_json():
     assert spec == env.spec
     assert gym.envs.registration.EnvSpec.from_json(env.spec.to_json()) == env.spec
     check_environments_match(env, gym.make(spec), num_steps=30)
+
+
+@pytest.mark.parametrize("id_", [ID, *IDS])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_made_env_survives_pickling(id_, engine):
+    """As Gymnasium's own tests ask of its environments: before the first reset."""
+    env = gym.make(id_, scenario="compound", engine=engine)
+    check_environments_match(env, pickle.loads(pickle.dumps(env)), num_steps=20)  # noqa: S301 - our own
 
 
 def test_an_env_survives_pickling(small):

@@ -23,6 +23,7 @@ from cutlayer.envs.kernel import Kernel
 from cutlayer.envs.offload_env import OffloadEnv
 from cutlayer.envs.record import Record, Status
 from cutlayer.envs.simulation import Observer, Simulation
+from cutlayer.envs.spec import Battery, Link
 from cutlayer.envs.streams import draw
 from cutlayer.profiles.cost import deadline
 from cutlayer.runtime import features
@@ -163,6 +164,42 @@ def test_acknowledged_bytes_are_those_that_arrived_half_a_round_trip_ago(lab):
         assert watch.observer.acked_bytes(now) == pytest.approx(acked), now
 
 
+def test_a_link_that_tells_its_rate_tells_that_of_half_a_round_trip_ago(lab):
+    """In the place of the mean over transfers, and from the first request on."""
+    scenario = lab.scenario(lab.plan(), path=lab.path(rtt_s=2 * LATE), link=Link(rate_told=True))
+    observer = Observer(scenario, lab.streams([0.0, 1.0], [8e3, 16e3]))
+    seen = []
+    for now in (0.03125, 1.0, 1.0 + LATE):
+        observer.arrived(now)
+        seen.append((observer.readings[tm.RATE_BPS], observer.readings[tm.RATE_AT], observer.readings[tm.SAMPLES]))
+    assert seen == [(8e3, 0.0, 1.0), (8e3, 1.0 - LATE, 1.0), (16e3, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize(("wait_s", "took_s"), [(0.0, 1.0), (0.5, 1.5)])
+def test_loading_is_known_as_it_begins_and_is_no_slow_down(lab, wait_s, took_s):
+    """Work of 1/2 s at twice its time, after loading: the slow-down is 2 either way; the backlog counts the loading with the rest."""
+    watch = Watch(lab, SENT._replace(load_s=wait_s, device_end_s=took_s, send_start_s=took_s, send_end_s=2.0))
+    watch.at(0.25, 0)
+    assert tm.backlog_s(watch.observer.readings, 0.25) == 0.25 + wait_s
+    assert watch.at(took_s, tm.SLOW_DOWN, tm.BACKLOG_S, tm.LOADING_S) == (2.0, 0.0, 0.0)
+
+
+def test_sensors_are_read_as_work_begins_and_an_empty_device_drops_its_work(lab):
+    """The second finds the battery empty: its work is no longer ahead, says nothing of slow-down, and it ends as unsent ones do."""
+    empty = Record(SMALL, Status.EMPTY, 0.25, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.375, 0.0, 0.0, 0.0, 50.0, 0.25)
+    scenario = lab.scenario(*(lab.plan(**row) for row in ROWS.values()), path=lab.path(rtt_s=2 * LATE), battery=Battery(1.0))
+    observer = Observer(scenario, lab.streams([0.0, 1.0], 8e3))
+    observer.decided(SENT._replace(temperature_c=40.0, charge_j=0.75))
+    observer.decided(empty)
+    observer.arrived(0.5)
+    assert observer.readings[tm.TEMPERATURE_C : tm.SENSED_AT + 1] == [40.0, 0.75, 0.0]
+    observer.arrived(1.0)
+    assert observer.readings[tm.TEMPERATURE_C : tm.SENSED_AT + 1] == [50.0, 0.25, 1.0]
+    assert (observer.readings[tm.BACKLOG_S], observer.readings[tm.SLOW_DOWN_AT], observer.readings[tm.IN_FLIGHT]) == (0.0, 1.0, 2.0)
+    observer.arrived(9.0)
+    assert (observer.readings[tm.IN_FLIGHT], observer.readings[tm.TO_SEND_BYTES], observer.readings[tm.SAMPLES]) == (0.0, 0.0, 1.0)
+
+
 def test_gaps_are_those_between_requests(lab):
     watch = Watch(lab)
     assert [watch.at(t, tm.GAP, tm.GAP_BEFORE) for t in (1.0, 1.25, 2.0, 2.125)] == [
@@ -174,7 +211,7 @@ def test_the_ring_keeps_the_last_six_transfers_newest_first(lab):
     records = [SENT._replace(send_start_s=k + 0.5, send_end_s=k + 1.0, finish_s=k + 1.5, sent_bytes=1000.0 * (k + 1)) for k in range(9)]
     watch = Watch(lab, *records)
     watch.at(100.0, 0)
-    ring = watch.observer.readings[tm.RING :]
+    ring = watch.observer.readings[tm.RING : tm.RING + 3 * tm.RING_LENGTH]
     assert ring[0::3] == [math.log10(8 * 1000.0 * (k + 1) / 0.5) for k in (8, 7, 6, 5, 4, 3)]
     assert ring[1::3] == [k + 1.0 for k in (8, 7, 6, 5, 4, 3)]
     assert ring[2::3] == [0.5] * 6
@@ -245,9 +282,10 @@ def habits(plans, count, rng):
 
 @pytest.mark.parametrize("name", scenarios.names())
 def test_no_scenario_shows_its_future(lab, name):
-    scenario = dataclasses.replace(scenarios.make(name), requests=80)
+    # The cost grows with the square of the requests.
+    scenario = dataclasses.replace(scenarios.make(name), requests=80 if name == "camera" else 32)
     rng = np.random.default_rng(11)
-    for seed in range(4):
+    for seed in range(4 if name == "camera" else 2):
         streams = draw(scenario, seed)
         for habit, plans in habits(scenario.plans, scenario.requests, rng).items():
             world = lab.World(scenario, streams, plans.tolist())
@@ -262,11 +300,17 @@ def test_no_scenario_shows_its_future(lab, name):
             "jobs": st.sampled_from(["none", "light", "overload"]),
             "arrivals": st.sampled_from(["periodic", "poisson", "bursts"]),
             "rtt": st.booleans(),
+            "servers": st.sampled_from([1, 3]),
+            "restart": st.booleans(),
+            "heat": st.booleans(),
+            "battery": st.booleans(),
+            "loads": st.sampled_from(["nothing", "swaps", "memory"]),
+            "told": st.booleans(),
         }
     ),
     st.integers(0, 2**32),
 )
-@settings(max_examples=60)
+@settings(max_examples=80)
 def test_no_random_world_shows_its_future(lab, knobs, seed):
     world = lab.world(**knobs, requests=16)
     other = lab.world(seed, requests=40, link="slots", jobs="overload").streams
@@ -363,7 +407,8 @@ ANY_READINGS = st.fixed_dictionaries(
         tm.BACKLOG_S: st.floats(0, 100), tm.RUNNING_SINCE: never_or(0, 100), tm.RUNNING_S: st.floats(0, 5), tm.SLOW_DOWN: st.floats(0, 1e6),
         tm.SLOW_DOWN_AT: never_or(0, 100), tm.TO_SEND_BYTES: st.floats(0, 1e9), tm.SENDING_SINCE: never_or(0, 100),
         tm.EDGE_WAIT_S: st.floats(0, 1e3), tm.EDGE_WAIT_AT: never_or(0, 100), tm.RATE_BPS: st.floats(0, 1e12),
-        tm.RATE_AT: never_or(0, 100), tm.SAMPLES: st.integers(0, 5),
+        tm.RATE_AT: never_or(0, 100), tm.SAMPLES: st.integers(0, 5), tm.LOADING_S: st.floats(0, 5), tm.TEMPERATURE_C: never_or(0, 120),
+        tm.CHARGE_J: never_or(0, 1e4), tm.SENSED_AT: never_or(0, 100),
         **{tm.RING + 3 * i: st.floats(math.log10(tm.SLOWEST_BPS), 12) for i in range(tm.RING_LENGTH)},
         **{tm.RING + 3 * i + 1: never_or(0, 100) for i in range(tm.RING_LENGTH)},
         **{tm.RING + 3 * i + 2: st.floats(0, 1e3) for i in range(tm.RING_LENGTH)},

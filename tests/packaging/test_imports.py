@@ -18,7 +18,10 @@ LAYERS = ("base", "profiles", "runtime", "envs", "agents", "cli")
 FOLDERS = LAYERS[1:-1]
 
 # Modules directly under src/cutlayer.
-LAYER_OF = {"__init__": "base", "errors": "base", "files": "base", "options": "base", "profile_cli": "cli", "cli": "cli"}
+LAYER_OF = {
+    "__init__": "base", "errors": "base", "files": "base", "options": "base",
+    "profile_cli": "cli", "channel_cli": "cli", "cli": "cli",
+}  # fmt: skip
 
 # Libraries of training and simulation; a device has none of them.
 HEAVY = ("torch", "gymnasium", "simpy", "stable_baselines3", "matplotlib", "numba")

@@ -281,8 +281,8 @@ def lonely(plans, channel):
 def test_a_controller_sees_and_decides_as_the_simulator(plans, make_bundle, make_policy):
     scenario = lonely(plans, Mixture((Constant(3e5), Cellular(1e6, 1.0, 1.0))))
     records = [record for episode in range(8) for record in replay(scenario, make_bundle, make_policy, episode)]
-    # The comparison covers every way in which a request can end.
-    assert {record.status for record in records} == set(Status)
+    # The comparison covers every way in which a request can end on a device without a modelled battery.
+    assert {record.status for record in records} == set(Status) - {Status.EMPTY}
     assert len({record.plan for record in records}) >= 6
 
 

@@ -18,7 +18,7 @@ def readings(request):
 
 
 def ring(readings):
-    values = [float(value) for value in readings[tm.RING :]]
+    values = [float(value) for value in readings[tm.RING : tm.RING + 3 * tm.RING_LENGTH]]
     return [tuple(values[i : i + 3]) for i in range(0, len(values), 3)]
 
 
@@ -26,7 +26,7 @@ NOTHING = (tm.NEVER, tm.NEVER, tm.NEVER)
 
 
 def test_a_fresh_device_has_seen_nothing(readings):
-    counts = {tm.IN_FLIGHT, tm.BACKLOG_S, tm.RUNNING_S, tm.TO_SEND_BYTES, tm.SAMPLES}
+    counts = {tm.IN_FLIGHT, tm.BACKLOG_S, tm.RUNNING_S, tm.LOADING_S, tm.TO_SEND_BYTES, tm.SAMPLES}
     assert len(readings) == tm.SIZE
     for i, value in enumerate(readings):
         assert value == (0.0 if i in counts else tm.NEVER)

@@ -1,0 +1,375 @@
+"""Every scenario that ships is a frozen record with its claim, has something to decide, and can be changed by a file; faults are named."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import math
+
+import numpy as np
+import pytest
+
+from cutlayer import cli
+from cutlayer.agents import inputs
+from cutlayer.envs import kernel, scenarios
+from cutlayer.envs.channels import Constant, GilbertElliott, Trace, fitted
+from cutlayer.envs.scenarios import builtin
+from cutlayer.envs.spec import PLATFORMS, Battery, Memory, Scenario
+from cutlayer.envs.streams import draw
+from cutlayer.envs.workload import ArrivalTrace, Bursty, EdgeJobs, EdgeStream, Poisson, SlowDown
+from cutlayer.errors import ConfigError
+from cutlayer.profiles.energy import LTE_UPLINK, RADIOS
+
+WANTED = {
+    "camera", "paper-linear", "paper-urllc", "urllc-ge", "bursty-deadline", "hidden-load", "battery-harvest", "compound", "privacy",
+    "cold-start", "lte-uplink", "nsa-uplink",
+}  # fmt: skip
+
+
+def test_the_registry_holds_what_was_promised():
+    assert set(scenarios.names()) >= WANTED
+
+
+@pytest.mark.parametrize("name", scenarios.names())
+def test_a_scenario_is_a_frozen_record_under_its_name_with_a_claim(name):
+    scenario = scenarios.make(name)
+    assert isinstance(scenario, Scenario)
+    assert scenario.name == name
+    assert scenario.inputs
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scenario.requests = 1
+    claim = scenarios.claim(name)
+    assert claim.endswith(".")
+    assert len(claim) < 140
+
+
+@pytest.mark.parametrize("name", scenarios.names())
+def test_every_number_of_a_scenario_has_a_word_beside_it(name):
+    """On its line, or in the comment above its argument; a number without a source is a made-up one."""
+    source = inspect.getsource(scenarios.SCENARIOS[name])
+    lines = source.splitlines()
+    bare = []
+    for call in ast.walk(ast.parse(source)):
+        if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Scenario"):
+            continue
+        for argument in call.keywords:
+            numbers = [n for n in ast.walk(argument.value) if isinstance(n, ast.Constant) and isinstance(n.value, int | float)]
+            above = lines[argument.lineno - 2].strip()
+            told = above.startswith("#") or any("#" in line for line in lines[argument.lineno - 1 : argument.end_lineno])
+            if numbers and argument.arg != "requests" and not told:
+                bare.append(argument.arg)
+    assert not bare
+
+
+def shares_in_time(scenario, episodes=range(500, 508)):
+    """Share in time and mean reward of every plan held for all requests."""
+    share, worth = np.zeros(len(scenario.plans)), np.zeros(len(scenario.plans))
+    for episode in episodes:
+        streams = draw(scenario, episode)
+        for plan in range(len(scenario.plans)):
+            rows = kernel.run(scenario, streams, np.full(scenario.requests, plan))
+            latency = rows[:, kernel.R_FINISH] - rows[:, kernel.R_ARRIVAL]
+            share[plan] += (latency <= scenario.objective.deadline_s).mean() / len(episodes)
+            worth[plan] += scenario.objective.reward(latency, rows[:, kernel.R_ACCURACY], rows[:, kernel.R_ENERGY]).mean() / len(episodes)
+    return share, worth
+
+
+@pytest.mark.parametrize("name", sorted(WANTED - {"paper-linear"}))
+def test_the_deadline_binds(name):
+    """The most accurate plans, alone on the device and on the edge, are late at least once in ten; some plan is in time for most."""
+    scenario = scenarios.make(name)
+    share, worth = shares_in_time(scenario)
+    plans = scenario.plans
+    last = np.flatnonzero(plans.exit == plans.exit.max())
+    offloaded = last[(plans.partition[last] == plans.partition.min()) & plans.offloads[last]]
+    assert share[plans.device_only()] < 0.9
+    assert share[offloaded[plans.accuracy[offloaded].argmax()]] < 0.9
+    best = int(worth.argmax())
+    assert share[best] > 0.85
+    assert plans.accuracy[best] < plans.accuracy.max()  # it pays for that with accuracy
+
+
+def test_a_linear_price_leaves_little_to_decide():
+    """The negative control: one plan for all requests beats device-only and edge-only by far."""
+    scenario = scenarios.make("paper-linear")
+    _, worth = shares_in_time(scenario)
+    simple = max(worth[scenario.plans.device_only()], worth[scenario.plans.edge_only()])
+    assert worth.max() > simple + 0.03
+
+
+def test_no_plan_of_privacy_sends_the_image():
+    assert (scenarios.make("privacy").plans.partition > 0).all()
+
+
+def test_what_cold_start_loads_is_what_the_device_runs():
+    """One graph a cut, one an exit, and none where the image itself is sent; no room for the last two exits."""
+    scenario = scenarios.make("cold-start")
+    loads, plans = scenario.loads(), scenario.plans
+    for plan, row in enumerate(plans.rows):
+        assert (loads.unit[plan] == -1) == (row.partition == 0)
+        same = [other for other in range(len(plans)) if loads.unit[other] == loads.unit[plan]]
+        if row.partition:
+            assert {(r.partition, r.bits == 0) for r in (plans.rows[other] for other in same)} == {(row.partition, row.bits == 0)}
+    kept = {
+        row.exit for row, size in zip(plans.rows, loads.unit_bytes, strict=True) if not row.bits and size <= scenario.memory.capacity_bytes
+    }
+    assert kept == {0, 1, 2}
+
+
+def test_the_sizes_of_graphs_are_those_of_their_weights():
+    """Four bytes a weight, and the file's frame: the difference between two cuts is the layer between them."""
+    layers = [3 * 64 * 121, 64 * 128 * 25, 128 * 192 * 9, 192 * 192 * 9, 192 * 128 * 9, 2048 * 384, 384 * 256]
+    for cut, weights in enumerate(np.cumsum(layers)):
+        assert builtin.PREFIX_BYTES[cut] == pytest.approx(4 * int(weights), rel=0.03)
+
+
+# --- drives ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", scenarios.DRIVES)
+def test_a_trace_driven_scenario_says_that_it_is_generated_without_traces(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUTLAYER_DATA", str(tmp_path))
+    scenario = inputs.on_drives(scenarios.make(name), "test")
+    assert scenario.inputs.startswith("generated: fitted")
+    assert scenario.channel == fitted.load(scenarios.DRIVES[name])
+
+
+@pytest.mark.parametrize("name", scenarios.DRIVES)
+def test_a_trace_driven_scenario_keeps_its_drives_apart(name, data_dir, monkeypatch):
+    monkeypatch.setenv("CUTLAYER_DATA", str(data_dir))
+    train, test = (inputs.on_drives(scenarios.make(name), side) for side in ("train", "test"))
+    for scenario in (train, test):
+        assert isinstance(scenario.channel, Trace)
+        assert scenario.inputs == f"real: {', '.join(scenario.channel.names)}"
+    assert not set(train.channel.names) & set(test.channel.names)
+
+
+def test_other_scenarios_have_no_drives(data_dir, monkeypatch):
+    monkeypatch.setenv("CUTLAYER_DATA", str(data_dir))
+    scenario = scenarios.make("urllc-ge")
+    assert inputs.on_drives(scenario, "test") is scenario
+
+
+# --- files ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a scenario file and returns its path as text."""
+
+    def write(text, name="mine.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_an_empty_file_is_its_base(written):
+    scenario, base = scenarios.make(written("")), scenarios.make("camera")
+    for field in dataclasses.fields(Scenario):
+        if field.name not in ("name", "inputs"):
+            assert getattr(scenario, field.name) == getattr(base, field.name), field.name
+    assert scenario.name == "mine"
+    assert "mine.toml" in scenario.inputs
+
+
+def test_a_file_overrides_what_it_names_and_nothing_else(written):
+    scenario = scenarios.make(
+        written("""
+        base = "urllc-ge"
+        name = "harder"
+        requests = 50
+        plans = "privacy"
+        cancel_margin_s = 0
+        [objective]
+        late_penalty = 5
+        enforce_deadline = true
+        [path]
+        rtt_s = 0.01
+        radio = "lte"
+        [channel]
+        kind = "constant"
+        rate_bps = 1e6
+        [arrivals]
+        kind = "bursty"
+        rates_per_s = [5, 60.0]
+        stays_s = [1.0, 0.5]
+        [edge]
+        servers = 2
+        platform = "vm"
+        [battery]
+        capacity_j = 5
+        harvest = { kind = "gilbert-elliott", good_bps = 1.0, bad_bps = 0.0, good_s = 1.0, bad_s = 2.0 }
+        [memory]
+        capacity_bytes = 1e6
+        read_bytes_per_s = 1e7
+        [slow_down]
+        factor = 2.0
+        busy_share = 1.0
+        [edge_jobs]
+        kind = "stream"
+        mean_s = 0.002
+        arrivals = { kind = "poisson", rate_per_s = 9.0 }
+        """)
+    )
+    base = scenarios.make("urllc-ge")
+    assert (scenario.name, scenario.requests, len(scenario.plans), scenario.cancel_margin_s) == ("harder", 50, 90, 0.0)
+    assert scenario.objective == dataclasses.replace(base.objective, late_penalty=5.0)
+    assert scenario.path == dataclasses.replace(base.path, rtt_s=0.01, radio=LTE_UPLINK)
+    assert scenario.channel == Constant(1e6)
+    assert scenario.arrivals == Bursty((5.0, 60.0), (1.0, 0.5))
+    assert (scenario.edge.servers, scenario.edge.platform) == (2, PLATFORMS["vm"])
+    assert scenario.battery == Battery(5.0, harvest=GilbertElliott(1.0, 0.0, 1.0, 2.0))
+    assert scenario.memory == Memory(1e6, 1e7)
+    assert scenario.slow_down == SlowDown(2.0, 1.0)
+    assert scenario.edge_jobs == EdgeStream(Poisson(9.0), 0.002)
+    assert (scenario.slot_s, scenario.thermal, scenario.link) == (base.slot_s, base.thermal, base.link)
+
+
+def test_parts_of_a_part_can_be_changed_alone(written):
+    text = """
+    base = "battery-harvest"
+    [battery]
+    start = 1
+    [path.radio]
+    base_w = 2
+    [edge.platform]
+    request_s = 0.001
+    """
+    scenario, base = scenarios.make(written(text)), scenarios.make("battery-harvest")
+    assert scenario.battery == dataclasses.replace(base.battery, start=1.0)
+    assert scenario.path.radio == dataclasses.replace(base.path.radio, base_w=2.0)
+    assert scenario.edge.platform.request_s == 0.001
+
+
+def test_a_part_can_be_switched_off(written):
+    scenario = scenarios.make(written('base = "compound"\nthermal = "none"'))
+    assert scenario.thermal is None
+    off = scenarios.make(written('base = "battery-harvest"\nbattery.harvest = "none"'))
+    assert off.battery.harvest is None
+
+
+def test_files_are_found_beside_the_scenario_file(written, tmp_path):
+    written("t_s,ul_mbps\n0,1\n1,2\n2,3\n", "drive.csv")
+    written("t_s\n0.0\n0.5\n0.7\n", "requests.csv")
+    table = tmp_path / "table.json"
+    table.write_bytes(scenarios.make("privacy").plans.encode())
+    text = """
+    plans = "table.json"
+    [channel]
+    kind = "trace"
+    files = ["drive.csv"]
+    [arrivals]
+    kind = "trace"
+    file = "requests.csv"
+    speed = 2
+    """
+    scenario = scenarios.make(written(text))
+    assert scenario.channel.names == ("drive",)
+    assert isinstance(scenario.arrivals, ArrivalTrace)
+    assert scenario.arrivals.speed == 2.0
+    assert len(scenario.plans) == 90
+
+
+def test_a_changed_kind_forgets_the_base(written):
+    text = '[edge_jobs]\nkind = "poisson"\nrate_per_s = 3.0'
+    assert scenarios.make(written(text)).edge_jobs == EdgeJobs(3.0)
+
+
+FAULTS = [
+    ("requsts = 3", "requsts", "did you mean 'requests'?"),
+    ("[objective]\ndeadline = 1.0", "objective.deadline", "did you mean 'deadline_s'?"),
+    ("[path.radio]\nbase = 1.0", "path.radio.base", "did you mean 'base_w'?"),
+    ('base = "urlc-ge"', "urlc-ge", "did you mean 'urllc-ge'?"),
+    ('[arrivals]\nkind = "poison"', "poison", "did you mean 'poisson'?"),
+    ('[channel]\nkind = "rayleig"', "rayleig", "did you mean 'rayleigh'?"),
+    ('[edge]\nplatform = "contaner"', "edge.platform", "did you mean 'container'?"),
+    ('plans = "privcy"', "privcy", "did you mean 'privacy'?"),
+    ('[path]\nradio = "4g"', "path.radio", ", ".join(RADIOS)),
+    ('requests = "many"', "requests", "'many'"),
+    ("requests = 2.5", "requests", "2.5"),
+    ("requests = 0", "requests", "above 0"),
+    ("slot_s = nan", "slot_s", "above 0"),
+    ("slot_s = inf", "slot_s", "above 0"),
+    ("cancel_margin_s = -1", "cancel_margin_s", "from 0 on"),
+    ("[objective]\ndeadline_s = 0", "objective.deadline_s", "above 0"),
+    ("[objective]\nenforce_deadline = 1", "enforce_deadline", "bool"),
+    ("[battery]\nstart = 0.5", "battery", "lacks capacity_j"),
+    ("[battery]\ncapacity_j = -1.0", "battery", "-1.0"),
+    ('[thermal]\nkind = "rc"', "thermal.kind", "no kinds"),
+    ("objective = 3", "objective", "[objective]"),
+    ("battery = 3", "battery", "[battery]"),
+    ("arrivals = 3", "arrivals", "[arrivals]"),
+    ("channel = 3", "channel", "kind"),
+    ('[edge_jobs]\nkind = "stream"\nmean_s = 0.1', "edge_jobs", "lacks arrivals"),
+    ('[arrivals]\nkind = "trace"', "arrivals", "lacks file"),
+    ('[arrivals]\nkind = "trace"\nfil = "x"', "arrivals.fil", "did you mean 'file'?"),
+    ('[arrivals]\nkind = "trace"\nfile = "absent.csv"', "absent.csv", "cannot read"),
+    ('plans = "absent.json"', "absent.json", "built-in name"),
+    ("segments = 3", "segments", "unknown key"),
+    ('base = "cold-start"\nplans = "privacy"', "segments", "90"),
+    ("requests = = 3", "TOML", "line 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "named", "mend"), FAULTS, ids=[named for _, named, _ in FAULTS])
+def test_a_fault_is_told_with_file_key_value_and_mend(text, named, mend, written):
+    path = written(text)
+    with pytest.raises(ConfigError) as caught:
+        scenarios.make(path)
+    message = str(caught.value)
+    for part in (path, named, mend):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.toml.*No such file"):
+        scenarios.make(str(tmp_path / "absent.toml"))
+
+
+# --- commands -------------------------------------------------------------------------------------------------------------------
+
+
+def test_scenarios_are_listed(capsys):
+    assert cli.main(["scenarios", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["scenarios"]
+    assert [one["name"] for one in listed] == scenarios.names()
+    assert all(one["claim"] and one["deadline_s"] > 0 for one in listed)
+    assert cli.main(["scenarios"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(listed)
+
+
+def test_evaluate_takes_names_and_files(capsys, written):
+    path = written('base = "urllc-ge"\nrequests = 10')
+    for given, name in (("privacy", "privacy"), (path, "mine")):
+        assert cli.main(["evaluate", "--scenario", given, "--policy", "device-only", "--episodes", "2", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["run"]["scenario"] == name
+        assert math.isfinite(result["reward_mean"])
+
+
+def test_a_wrong_file_ends_in_one_line_and_exit_code_2(capsys, written):
+    assert cli.main(["evaluate", "--scenario", written("requsts = 3"), "--policy", "device-only"]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean 'requests'?" in err
+    assert err.count("\n") == 1
+
+
+def test_a_policy_that_a_table_has_no_plan_for_is_refused(capsys):
+    assert cli.main(["evaluate", "--scenario", "privacy", "--policy", "edge-only"]) == 2
+    assert "none of its plans sends the input" in capsys.readouterr().err
+
+
+def test_a_run_on_a_file_is_exported_with_the_file(capsys, written, tmp_path):
+    path, run = written('base = "urllc-ge"\nrequests = 10'), tmp_path / "run"
+    assert cli.main(["train", "--scenario", path, "--steps", "1024", "-o", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scenario"] == "mine"
+    bundle = tmp_path / "policy.cutlayer"
+    assert cli.main(["export", str(run), "-o", str(bundle)]) == 2
+    assert "mine" in capsys.readouterr().err
+    assert cli.main(["export", str(run), "--scenario", path, "-o", str(bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scenario"] == "mine"
