@@ -21,7 +21,7 @@ from cutlayer.envs.kernel import Kernel
 from cutlayer.envs.streams import draw
 from cutlayer.errors import CutlayerError
 from cutlayer.files import write_atomic
-from cutlayer.profiles import accuracy, derived, graphs, images, load, measure, zoo
+from cutlayer.profiles import acceptance, accuracy, derived, graphs, images, load, measure, zoo
 from cutlayer.profiles.plans import PlanTable
 from cutlayer.runtime.client import Client
 from cutlayer.runtime.controller import Outcome
@@ -142,14 +142,14 @@ def _measure(network: MultiExit, found: inputs.Inputs, folder: Path, stage: Stag
         device = derived.raspberry_pi_4(edge)
         load.save(edge, folder / "profile-edge.json")
         load.save(device, folder / "profile-device.json")
-    if measure.noisy(edge):
+    if acceptance.noisy(edge):
         print("note: this machine was busy while it was measured (wall/CPU above 1.15); CPU times are used", file=sys.stderr)
     if found.images is None:
         table = load.accuracy(f"{MODEL}-accuracy")
         print(f"accuracy: from the shipped table, measured on {table.images} images of {table.source}", file=sys.stderr)
     else:
         with stage("measure accuracy of every plan") as progress:
-            table = accuracy.measure(network, found.images, progress)
+            table = accuracy.measure(network, found.images, progress=progress)
             load.save(table, folder / "accuracy.json")
     with stage("build the plan table"):
         plans = PlanTable.build(device, edge, table)

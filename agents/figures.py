@@ -1,4 +1,4 @@
-"""Figures; matplotlib is imported here only."""
+"""Figures of policies and plan tables; matplotlib is loaded when one is drawn."""
 
 from __future__ import annotations
 
@@ -87,7 +87,10 @@ _WHOLE = {"input": "#0072B2", "raw": "#0072B2", "jpeg": "#56B4E9", "local": "#DD
 
 
 def knob_figure(report: Report, file: Path) -> None:
-    """Draw which exit, partition point and bit width is optimal over uplink rate and slow-down, on an idle and on a busy edge; PNG."""
+    """Draw which exit, partition point and bit width is optimal over uplink rate and slow-down, on an idle and on a busy edge; PNG.
+
+    And which codec, where the table has more than one for tensors.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -99,10 +102,13 @@ def knob_figure(report: Report, file: Path) -> None:
     from cutlayer.profiles import knobs
 
     titles = {"exit": "exit", "partition": "layers on the device", "bits": "bits of the tensor sent"}
+    if not knobs.one_codec(report.plans):
+        titles["codec"] = "codec of the tensor sent"
     rates, slow = np.array(report.sweep.rates_bps) / 1e6, np.array(report.sweep.slow_downs)
     names = knobs.values(report.plans)
     shown = (0, len(report.sweep.edge_loads) - 1)
-    figure, axes = plt.subplots(len(shown), len(titles), figsize=(11.0, 6.2), sharex=True, sharey=True, layout="constrained")
+    size = (11.0 / 3 * len(titles), 6.2)
+    figure, axes = plt.subplots(len(shown), len(titles), figsize=size, sharex=True, sharey=True, layout="constrained")
     for column, (knob, title) in enumerate(titles.items()):
         offered = report.offered[knob]
         numbers = [value for value in offered if value not in _WHOLE]

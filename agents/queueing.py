@@ -17,7 +17,8 @@ from cutlayer.envs.spec import Edge, Scenario
 from cutlayer.envs.streams import Streams
 from cutlayer.envs.workload import Poisson
 from cutlayer.profiles.cost import Path, deadline
-from cutlayer.profiles.plans import PlanRow, PlanTable
+from cutlayer.profiles.plans import PlanTable
+from cutlayer.profiles.rows import PlanRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

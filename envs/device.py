@@ -46,12 +46,15 @@ class Charge:
     def __init__(self, battery: Battery, streams: Streams) -> None:
         self.battery, self.slot_s, self.harvest_w = battery, streams.slot_s, streams.harvest_w.tolist()
         self.at_s, self.charge_j = 0.0, battery.start * battery.capacity_j
-        self.unpaid_j = 0.0  # sending and late answers of the time since the link was last idle
+        self.unpaid_j = 0.0  # sending and late answers of the time since the link was last known to be idle
 
-    def reckon(self, now_s: float, link_free_s: float) -> None:
-        """Take up all that came in and was drawn since the last time; `link_free_s` is the end of the last transfer."""
+    def reckon(self, now_s: float, link_known_free_s: float) -> None:
+        """Take up all that came in and was drawn since the last time.
+
+        `link_known_free_s` is when the device learnt that its last transfer had ended.
+        """
         change = self._harvested(now_s) - self.battery.idle_w * (now_s - self.at_s)
-        if link_free_s <= now_s:
+        if link_known_free_s <= now_s:
             change -= self.unpaid_j
             self.unpaid_j = 0.0
         self.charge_j = min(max(self.charge_j + change, 0.0), self.battery.capacity_j)

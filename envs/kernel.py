@@ -91,13 +91,13 @@ def _harvested(now: float, slot_s: float, episode: int, harvest_w: NDArray[np.fl
 
 
 @compiled
-def _pays(start: float, device_j: float, slot_s: float, episode: int, extra: Extra, state: NDArray[np.float64]) -> bool:
-    """Reckon the charge at `start` and take the device work off it, if there is enough."""
+def _pays(start: float, device_j: float, slot_s: float, half_rtt_s: float, episode: int, extra: Extra, state: NDArray[np.float64]) -> bool:
+    """Reckon the charge at `start`; whether there is enough for the device work."""
     before = state[CHARGE_AT]
     change = _harvested(start, slot_s, episode, extra.harvest_w, extra.harvested_j)
     change -= _harvested(before, slot_s, episode, extra.harvest_w, extra.harvested_j)
     change -= extra.settings[IDLE_W] * (start - before)
-    if state[LAST_SENT] <= start:
+    if state[LAST_SENT] + half_rtt_s <= start:
         change -= state[UNPAID_J]
         state[UNPAID_J] = 0.0
     state[CHARGE_AT] = start
@@ -208,7 +208,7 @@ def step(
             slow *= _throttle(start, extra.settings, state)
             row[R_TEMPERATURE] = state[HEAT_C]
         if extra.settings[CAPACITY_J] > 0.0:
-            enough = _pays(start, energy, slot_s, episode, extra, state)
+            enough = _pays(start, energy, slot_s, parameters[HALF_RTT_S], episode, extra, state)
             row[R_CHARGE] = state[CHARGE_J]
             if not enough:
                 state[DEVICE_FREE] = start

@@ -123,7 +123,7 @@ class Reference:
             temperature = heat.temperature_c
             slow_down *= heat.throttle()
         if charge is not None:
-            charge.reckon(start, self.last_sent)
+            charge.reckon(start, self.last_sent + self.scenario.path.rtt_s / 2)
             joules = charge.charge_j
             if joules < row.device_j:
                 return start, start, 0.0, (0.0, temperature, joules)

@@ -166,7 +166,8 @@ class Battery:
     Begins at `start` (share of capacity_j). idle_w is drawn always, `harvest` watts come in (any channel: constant, Markov,
     trace; None: nothing). The charge is reckoned when a request would begin on the device: all that came in and was drawn since
     the last one, kept within 0 and capacity_j; joules of computing go as the work begins, those of sending and of answers after
-    giving up once the link has fallen idle. **Empty:** a request that finds less charge than its plan's device joules is not run.
+    giving up once the link is known to be idle, half a round trip after the last transfer (its charge must not tell the device of
+    its link before the link does). **Empty:** a request that finds less charge than its plan's device joules is not run.
     Nobody answers it; it costs nothing, has accuracy 0, and counts as late at its give-up time (`Status.EMPTY`).
     """
 
@@ -279,11 +280,8 @@ class Scenario:
         return self.memory is not None or any(self.loads().swap_s)
 
     def loads(self) -> Segments:
-        """What each plan has to load: `segments`, or the plan table's columns, or nothing at all."""
+        """What each plan has to load: `segments`, or the bottlenecks of the plan table; its unit 0, no bottleneck, is -1 here."""
         if self.segments is not None:
             return self.segments
-        units = getattr(self.plans, "unit", None)
-        if units is None:
-            return Segments((-1,) * len(self.plans), (0.0,) * len(self.plans), (0.0,) * len(self.plans))
-        sizes = getattr(self.plans, "unit_bytes", np.zeros(len(units)))
-        return Segments(tuple(units.tolist()), tuple(self.plans.swap_s.tolist()), tuple(sizes.tolist()))  # type: ignore[attr-defined]  # a table without these columns was handled above
+        plans = self.plans
+        return Segments(tuple((plans.unit - 1).tolist()), tuple(plans.swap_s.tolist()), tuple(plans.unit_bytes.tolist()))

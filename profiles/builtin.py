@@ -1,8 +1,9 @@
 """The plan tables that ship, by name: AlexNet on a Raspberry-Pi-4-class device, with the measured machine as edge.
 
-    default   the input may be sent as its raw bytes
-    jpeg      ... or as a JPEG of quality 75
-    privacy   no plan sends the input, in any form
+    default      the input may be sent as its raw bytes
+    jpeg         ... or as a JPEG of quality 75
+    privacy      no plan sends the input, in any form
+    bottleneck   as default, and a tensor may be sent through zstd or a trained bottleneck
 
 Each says which of its knob values are never optimal (`cutlayer.profiles.knobs`): a table that offers a choice which is
 none, without a word, makes a learner look clever for not taking it.
@@ -20,8 +21,9 @@ import msgspec
 from cutlayer.errors import ConfigError, ProfileError, nearest
 from cutlayer.files import write_atomic
 from cutlayer.profiles import derived, load
-from cutlayer.profiles.plans import JpegInput, PlanTable
-from cutlayer.profiles.schema import SCHEMA_VERSION, Provenance, Table, Timing
+from cutlayer.profiles.build import JpegInput
+from cutlayer.profiles.plans import PlanTable
+from cutlayer.profiles.schema import Provenance, Sizes, Table, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,17 +33,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 JPEG_FILE = load.BUILT_IN / "alexnet-jpeg.json"
-
-
-class Sizes(Table, frozen=True):
-    """Length of an encoded image over `n` images, bytes."""
-
-    mean_bytes: float
-    std_bytes: float
-    p50_bytes: float
-    p95_bytes: float
-    p99_bytes: float
-    n: int
 
 
 class JpegExit(Table, frozen=True):
@@ -75,12 +66,13 @@ class JpegTable(Table, frozen=True):
         """What the plan table needs: encoded on `device`, decoded where this table was measured.
 
         Encoding scales by the ratio by which the device is derived from that machine; 1 for the machine itself. Mean
-        times, as for layers, because they add up; mean bytes, rounded up.
+        times, as for layers, because they add up; bytes rounded up.
         """
         return JpegInput(
             model=self.model,
             weights_sha256=self.weights_sha256,
             payload_bytes=math.ceil(self.sizes.mean_bytes),
+            payload_p95_bytes=math.ceil(self.sizes.p95_bytes),
             encode_s=self.encode.cpu.mean_s * device.provenance.time_ratio,
             decode_s=self.decode.cpu.mean_s,
             accuracy=tuple(exit_.correct_jpeg / self.images for exit_ in self.exits),
@@ -89,14 +81,7 @@ class JpegTable(Table, frozen=True):
 
 def jpeg_table(path: Path = JPEG_FILE) -> JpegTable:
     """Read a JPEG table; raises ProfileError where it is missing, malformed, of another version or implausible."""
-    try:
-        table = msgspec.json.decode(path.read_bytes(), type=JpegTable)
-    except OSError as error:
-        raise ProfileError(f"cannot read {path}: {error.strerror}; measure it with profiles.accuracy.measure_jpeg") from error
-    except msgspec.DecodeError as error:
-        raise ProfileError(f"{path} is no table of JPEG inputs: {error}; measure it anew") from error
-    if table.schema_version != SCHEMA_VERSION:
-        raise ProfileError(f"{path} has schema version {table.schema_version}, this cutlayer reads {SCHEMA_VERSION}; measure it anew")
+    table = load.read(path, JpegTable, "measure it with: cutlayer profile jpeg")
     for cost in table.exits:
         if not (0 <= cost.correct_raw <= table.images and 0 <= cost.correct_jpeg <= table.images):
             raise ProfileError(f"exit {cost.exit} in {path} is right more often than there are images, {table.images}; measure it anew")
@@ -147,28 +132,34 @@ def _privacy() -> PlanTable:
     return PlanTable.build(derived.raspberry_pi_4(edge), edge, load.accuracy("alexnet-accuracy"), allow_raw=False)
 
 
-_LARGER = "a larger tensor than after layer 2, and more work on the device"
+def _bottleneck() -> PlanTable:
+    edge, accuracy = load.profile("alexnet"), load.accuracy("alexnet-accuracy")
+    units = {name.rpartition("@")[0] for name in accuracy.units}
+    if not units:
+        raise ProfileError("alexnet-accuracy holds no bottleneck; measure it with the zoo's units: cutlayer profile accuracy")
+    return PlanTable.build(derived.raspberry_pi_4(edge), edge, accuracy, ("affine", "zstd", *units))
+
+
+_THIRD = "as many bytes as after layer 4, where 4 bits lose no answers that can be told from chance"
 _LATE = "what is left costs the device less than the round trip"
-_WIDE = "4 bits cost no accuracy that can be told from chance, and fewer bytes"
-_DEEP = {"3": _LARGER, "4": _LARGER, "5": _LATE, "6": _LATE, "7": _LATE}
-_SMALL = "the JPEG is smaller than any tensor that saves the device as much"
-_UNSENT = "no interior cut is optimal, so no width is"
+_WIDE = "8 bits cost no accuracy that can be told from chance, and fewer bytes"
+_COARSE = "where 2 bits are in time the JPEG is too, and right more often"
+_LAST = dict.fromkeys(("5", "6", "7"), _LATE)
+_FINE = dict.fromkeys(("16", "32"), _WIDE)
 
 TABLES: dict[str, BuiltIn] = {
     DEFAULT: BuiltIn(
         "AlexNet, Raspberry-Pi-4-class device, the measured machine as edge; the input may be sent raw",
         _default,
-        {"partition": _DEEP, "bits": {"8": _WIDE, "16": _WIDE, "32": _WIDE}},
+        {"partition": {"3": _THIRD} | _LAST, "bits": _FINE},
     ),
     "jpeg": BuiltIn(
-        "as default, and the input may be sent as a JPEG",
-        _jpeg,
-        {
-            "partition": dict.fromkeys(("1", "2", "3", "4", "5", "6", "7"), _SMALL),
-            "bits": {"raw": "in time with the JPEG too, for twenty times the bytes"} | dict.fromkeys(("2", "4", "8", "16", "32"), _UNSENT),
-        },
+        "as default, and the input may be sent as a JPEG", _jpeg, {"partition": {"3": _THIRD} | _LAST, "bits": {"2": _COARSE} | _FINE}
     ),
-    "privacy": BuiltIn("as default, but no plan sends the input", _privacy, {"partition": _DEEP, "bits": {"16": _WIDE, "32": _WIDE}}),
+    "privacy": BuiltIn("as default, but no plan sends the input", _privacy, {"partition": {"3": _THIRD} | _LAST, "bits": _FINE}),
+    "bottleneck": BuiltIn(
+        "as default, and a tensor may be sent through zstd or a trained bottleneck", _bottleneck, {"partition": _LAST, "bits": _FINE}
+    ),
 }
 
 

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from cutlayer.errors import ConfigError, nearest
-from cutlayer.profiles import zoo
+from cutlayer.profiles import weights, zoo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -405,13 +405,14 @@ def _apart(part: nn.Module, x: Tensor, name: str) -> Tensor:
     return out
 
 
-def resolve(spec: str) -> MultiExit:
+def resolve(spec: str, weights_file: Path | None = None) -> MultiExit:
     """A network by name: one of the zoo, or `module:function` of the user's own, imported from the current directory.
 
-    The function takes nothing and returns a module for `chain`, or one that follows `MultiExit`.
+    The function takes nothing and returns a module for `chain`, or one that follows `MultiExit`. The weights are those of the
+    file (`cutlayer.profiles.weights`), or those that ship, or those that the function gave it.
 
     Raises:
-        ConfigError: no such network, module or function, or it fails or returns something else.
+        ConfigError: no such network, module or function, or it fails or returns something else, or the file does not fit.
     """
     path, colon, attribute = spec.partition(":")
     if not colon:
@@ -419,7 +420,13 @@ def resolve(spec: str) -> MultiExit:
             raise ConfigError(
                 f"no network {spec!r}; {nearest(spec, zoo.names())}give one of {', '.join(zoo.names())}, or module:function of your own"
             )
-        return zoo.build(spec)
+        if weights_file is None:
+            return zoo.build(spec)
+        built = zoo.build(spec, seed=zoo.LATENCY_SEED)  # every weight is replaced
+        assert isinstance(built, nn.Module)
+        weights.load(built, weights_file, spec)
+        built.eval()
+        return built
     if not path or not attribute:
         raise ConfigError(f"{spec!r} names no function; write module:function, such as networks:build for build() in networks.py")
     here = str(Path.cwd())
@@ -431,7 +438,10 @@ def resolve(spec: str) -> MultiExit:
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{spec} returned {type(made).__name__}; it must return a torch.nn.Module")
     made.eval()
-    return chain(made, name=None if isinstance(getattr(made, "name", None), str) else spec)
+    own_name = getattr(made, "name", None)
+    if weights_file is not None:
+        weights.load(made, weights_file, own_name if isinstance(own_name, str) else spec)
+    return chain(made, name=None if isinstance(own_name, str) else spec)
 
 
 def _call(spec: str, path: str, attribute: str) -> object:

@@ -86,9 +86,9 @@ def by_name(name: str, measured: ModelProfile) -> ModelProfile:
         raise ProfileError(f"no derived device {name!r}; there are: {', '.join(DEVICES)}")
     device = DEVICES[name]
     table = slower(measured, device.machine, device.time_ratio, device.source)
-    # The measured table's watts are the server's.
+    # The measured table's watts are the server's, idle ones too.
     provenance = msgspec.structs.replace(table.provenance, cpu=device.cpu, energy_method=DEVICE_ENERGY_METHOD)
-    return msgspec.structs.replace(table, busy_w=DEVICE_BUSY_W, provenance=provenance)
+    return msgspec.structs.replace(table, busy_w=DEVICE_BUSY_W, idle_w=None, provenance=provenance)
 
 
 def raspberry_pi_4(measured: ModelProfile) -> ModelProfile:
@@ -123,7 +123,7 @@ def slower(profile: ModelProfile, machine_name: str, ratio: float, source: str) 
         return Timing(wall=_scale(timing.wall, ratio), cpu=_scale(timing.cpu, ratio))
 
     def pieces(costs: tuple[SegmentCost, ...]) -> tuple[SegmentCost, ...]:
-        """Without cold starts: storage is not slower by the processor's ratio."""
+        """Without cold starts: megabytes of weights come from storage, which is not slower by the processor's ratio."""
         return tuple(msgspec.structs.replace(cost, time=scaled(cost.time), load=None) for cost in costs)
 
     before = profile.preprocess
@@ -137,6 +137,8 @@ def slower(profile: ModelProfile, machine_name: str, ratio: float, source: str) 
         suffixes=pieces(profile.suffixes),
         preprocess=msgspec.structs.replace(before, time=scaled(before.time)) if before is not None else None,
         postprocess=scaled(profile.postprocess) if profile.postprocess is not None else None,
+        # A bottleneck is kilobytes that stay in the page cache: to swap it in is work of the processor.
+        units=tuple(msgspec.structs.replace(unit, swap=scaled(unit.swap)) for unit in profile.units),
         provenance=provenance,
     )
 

@@ -15,11 +15,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from cutlayer.errors import ProfileError
-from cutlayer.files import write_atomic
-from cutlayer.profiles.schema import SCHEMA_VERSION, ImportedCost, ImportedMachine, ImportedTable, ImportedTime
+from cutlayer.profiles import load as tables
+from cutlayer.profiles.schema import ImportedCost, ImportedMachine, ImportedTable, ImportedTime
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 LARGEST_BYTES = 64 << 20  # a choice: 70 times the largest table known here (ncnn, 0.9 MB)
 SHOWN = 60  # a choice: characters of a foreign value that an error repeats
-LONGEST_S = 3600.0  # an inference that takes over an hour is a wrong unit; as in cutlayer.profiles.load
+LONGEST_S = tables.LONGEST_S  # an inference that takes over an hour is a wrong unit
 PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6}  # by the unit that ends a column's name (SI)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # float() alone also takes 1_0, nan and other scripts' digits
 PROVENANCE = "PROVENANCE.md"  # a table | field | value | beside a data file
@@ -213,42 +211,18 @@ def check_cost(cost: ImportedCost, where: str) -> None:
             raise ProfileError(f"{name} {value} of {where} is impossible; read the source again")
 
 
-def save(table: ImportedTable, path: Path) -> None:
-    """Write `table` as indented JSON, whole or not at all."""
-    write_atomic(path, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
-
-
 def load(path: Path) -> ImportedTable:
-    """Read what `save` wrote, and check it.
+    """Read an imported table, and check it.
 
     Raises:
-        ProfileError: it is missing, malformed, of another version or implausible.
+        ProfileError: it is missing, malformed, of a version that is not known here, or implausible.
     """
-    try:
-        table = msgspec.json.decode(path.read_bytes(), type=ImportedTable)
-    except OSError as error:
-        raise ProfileError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
-    except msgspec.ValidationError as error:
-        raise ProfileError(f"{path} is no ImportedTable: {error}; import the source again") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path} is not whole JSON: {error}; copy it or import the source again") from error
-    if table.schema_version != SCHEMA_VERSION:
-        raise ProfileError(
-            f"{path} has schema version {table.schema_version}, this cutlayer reads {SCHEMA_VERSION}; import the source again"
-        )
+    table = tables.read(path, ImportedTable, "import the source again")
     if not all(machine.models for machine in table.machines) or not table.machines:
         raise ProfileError(f"{path} has a machine without networks, or no machine; import the source again")
     for cost, where in costs(table):
         check_cost(cost, f"{where} in {path}")
     return table
-
-
-def recognised(path: Path) -> bool:
-    """Whether the file is meant as an imported table, right or wrong: JSON with a key `machines`."""
-    try:
-        return "machines" in msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return False
 
 
 def costs(table: ImportedTable) -> Iterator[tuple[ImportedCost, str]]:

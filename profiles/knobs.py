@@ -9,7 +9,11 @@ not about a queue. Every state of a grid has one optimal plan; ties go to fewer 
 
 A value counts as optimal if it is so on at least 1 % of the grid. Of a partition the values are `input` (sent as it is),
 1, 2, ... (trunk layers on the device: an interior cut) and `local` (nothing sent); of bits they are the width of the
-tensor at an interior cut, else `raw`, `jpeg` or `none`. `optimal_bits` counts widths alone, `optimal_partitions` all.
+tensor at an interior cut, and of the codec its name there, else `raw`, `jpeg` or `none`. `optimal_bits` counts widths
+alone, `optimal_codecs` those of tensors, `optimal_partitions` all.
+
+To judge what all knobs gain over the best two, bits and codec are one, the coding: a bottleneck has its own width. What it
+takes to change from one plan to the next, such as to swap a bottleneck in, is no part of this static report.
 """
 
 from __future__ import annotations
@@ -23,14 +27,16 @@ import msgspec
 import numpy as np
 
 from cutlayer.profiles.cost import Estimate, Path, deadline, expected_energy_j, expected_latency_s
+from cutlayer.profiles.rows import AFFINE, codec_order, coding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cutlayer.profiles.cost import Objective
     from cutlayer.profiles.plans import PlanTable
+    from cutlayer.profiles.rows import PlanRow
 
-KNOBS = ("exit", "partition", "bits")
+KNOBS = ("exit", "partition", "bits", "codec")
 COUNTS_FROM = 0.01  # share of the sweep from which a value counts as optimal: the project's bar for its own tables
 TIE = 1e-12  # of reward, as in runtime.rules.Greedy
 # Of 5,000 images, on which the built-in tables are measured: with d more wrong answers among b + c changed ones, McNemar's
@@ -89,7 +95,8 @@ def settled(plans: PlanTable, resolution: float = RESOLUTION) -> PlanTable:
     """The table without lucky accuracies: what is coded is right at most as often as what is not.
 
     A coded tensor holds nothing that the exact one lacks, so a higher count is chance, and so is a deficit under
-    `resolution`; an objective that looks at accuracy first would make a rule of it.
+    `resolution`; an objective that looks at accuracy first would make a rule of it. A trained bottleneck could know better
+    than the network behind it; it is given no credit for that.
     """
     exact = {row.exit: row.accuracy for row in plans.rows if row.bits == 0}
 
@@ -101,23 +108,35 @@ def settled(plans: PlanTable, resolution: float = RESOLUTION) -> PlanTable:
 
 def values(plans: PlanTable) -> dict[str, list[str]]:
     """The value of each knob in each plan, by name (see the head of this file)."""
-    partition = [("input" if row.partition == 0 else str(row.partition)) if row.bits else "local" for row in plans.rows]
-    sent = [("jpeg" if row.codec == "jpeg" else "raw") if row.partition == 0 else str(row.bits) for row in plans.rows]
+
+    def sent(row: PlanRow, tensor: str) -> str:
+        return tensor if coding(row) else "none" if row.bits == 0 else "raw" if row.codec == AFFINE else row.codec
+
     return {
         "exit": [str(row.exit) for row in plans.rows],
-        "partition": partition,
-        "bits": [name if row.bits else "none" for name, row in zip(sent, plans.rows, strict=True)],
+        "partition": [("input" if row.partition == 0 else str(row.partition)) if row.bits else "local" for row in plans.rows],
+        "bits": [sent(row, str(row.bits)) for row in plans.rows],
+        "codec": [sent(row, row.codec) for row in plans.rows],
     }
 
 
 def offered(plans: PlanTable) -> dict[str, list[str]]:
-    """The values a table offers for each knob, in order: what is sent whole, numbers, what stays."""
+    """The values a table offers for each knob, in order: what is sent whole, numbers and codecs, what stays."""
     first, last = ("input", "raw", "jpeg"), ("local", "none")
+    codecs = [codec for codec, _ in tensor_codecs(plans)]
 
     def order(name: str) -> tuple[int, int]:
-        return (0, first.index(name)) if name in first else (2, 0) if name in last else (1, int(name))
+        if name in first or name in last:
+            return (0, first.index(name)) if name in first else (2, 0)
+        return 1, codecs.index(name) if name in codecs else int(name)
 
     return {knob: sorted(set(names), key=order) for knob, names in values(plans).items()}
+
+
+def tensor_codecs(plans: PlanTable) -> list[tuple[str, int]]:
+    """(codec, channels) of every way to send a tensor, in the table's order of codecs; channels 0: all of them."""
+    found = {(row.codec, row.channels): codec_order(row.codec, trained=bool(row.unit)) for row in plans.rows if coding(row)}
+    return sorted(found, key=lambda way: (found[way], way))
 
 
 def optimal(plans: PlanTable, rewards: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -129,7 +148,10 @@ def optimal(plans: PlanTable, rewards: NDArray[np.float64]) -> NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two knobs free, the third frozen at `value`, the constant that is best for it over the sweep; mean reward, gain of freeing it."""
+    """Two knobs free, the third frozen at `value`, the constant that is best for it over the sweep; mean reward, gain of freeing it.
+
+    The coding is called `bits` where a table has one codec of tensors.
+    """
 
     frozen: str
     value: str
@@ -151,15 +173,38 @@ class Report:
     reward: float  # mean, all knobs
     gains: NDArray[np.float64]  # over the best pair, in each state
     interior_gain: float  # mean over the sweep, over the same table without interior cuts
+    codec: str  # the one codec of tensors that does best alone; empty without interior cuts
+    codec_gain: float  # mean over the sweep, over the same table with that codec alone
 
     @cached_property
     def share(self) -> dict[str, dict[str, float]]:
         """Share of the sweep on which each value of each knob is optimal; sums to 1 for each knob."""
-        of_plan = np.bincount(self.chosen.ravel(), minlength=len(self.plans)) / self.chosen.size
         return {
-            knob: {value: float(of_plan[np.array(names) == value].sum()) for value in self.offered[knob]}
+            knob: {value: float(self._of_plan[np.array(names) == value].sum()) for value in self.offered[knob]}
             for knob, names in values(self.plans).items()
         }
+
+    @cached_property
+    def _of_plan(self) -> NDArray[np.float64]:
+        return np.bincount(self.chosen.ravel(), minlength=len(self.plans)) / self.chosen.size
+
+    @property
+    def codecs(self) -> list[dict[str, Any]]:
+        """Share of each (codec, channels) of a tensor; channels null where all of them are sent."""
+        ways = [(row.codec, row.channels) if coding(row) else None for row in self.plans.rows]
+        return [
+            {
+                "codec": codec,
+                "channels": channels or None,
+                "share": float(sum(share for way, share in zip(ways, self._of_plan, strict=True) if way == (codec, channels))),
+            }
+            for codec, channels in tensor_codecs(self.plans)
+        ]
+
+    @property
+    def bottleneck(self) -> float:
+        """Share of the sweep on which some trained bottleneck is optimal."""
+        return float(self._of_plan[self.plans.unit > 0].sum())
 
     @cached_property
     def offered(self) -> dict[str, list[str]]:
@@ -184,6 +229,7 @@ class Report:
             "optimal_partitions": len(counted["partition"]),
             "optimal_interior_partitions": sum(value.isdigit() for value in counted["partition"]),
             "optimal_bits": sum(value.isdigit() for value in counted["bits"]),
+            "optimal_codecs": sum(value in dict(tensor_codecs(self.plans)) for value in counted["codec"]),
         }
 
     def where(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -231,20 +277,42 @@ def report(
     goal = standard(plans, sweep) if objective is None else objective
     rewards = sweep.rewards(table, path, goal)
     chosen, best = optimal(table, rewards), rewards.max(axis=-1)
-    interior = np.array([value.isdigit() for value in values(table)["partition"]])
+    by_knob, codings = values(table), [coding(row) for row in table.rows]
+    frozen = {"exit": by_knob["exit"], "partition": by_knob["partition"]}
+    if one_codec(table):
+        frozen["bits"] = [value if value.isdigit() else "" for value in by_knob["bits"]]
+    else:
+        frozen["coding"] = codings
     pairs: list[Pair] = []
     of_best_pair, best_pair = best, -math.inf
-    for knob, names in values(table).items():
-        # Frozen bits are those of interior cuts: what is sent whole, or not at all, has no width to choose.
-        constants = [value for value in offered(table)[knob] if knob != "bits" or value.isdigit()]
-        always = ~interior if knob == "bits" else np.zeros_like(interior)
-        kept = {value: rewards[..., always | (np.array(names) == value)].max(axis=-1) for value in constants}
-        if not kept:
-            continue  # no interior cut: there is no width to freeze
-        value = max(kept, key=lambda value: float(kept[value].mean()))
-        pairs.append(Pair(knob, value, float(kept[value].mean()), float((best - kept[value]).mean())))
+    for knob, names in frozen.items():
+        value, kept = _frozen(rewards, names)
+        if not value:
+            continue  # no interior cut: there is no coding to freeze
+        pairs.append(Pair(knob, value, float(kept.mean()), float((best - kept).mean())))
         if pairs[-1].reward > best_pair:
-            of_best_pair, best_pair = kept[value], pairs[-1].reward
-    uncut = rewards[..., ~interior].max(axis=-1)
-    interior_gain = float((best - uncut).mean())
-    return Report(name, table, path, goal, sweep, chosen, tuple(pairs), float(best.mean()), best - of_best_pair, interior_gain)
+            of_best_pair, best_pair = kept, pairs[-1].reward
+    uncut = rewards[..., np.array(codings) == ""].max(axis=-1)
+    codec, alone = _frozen(rewards, [row.codec if coding(row) else "" for row in table.rows])
+    return Report(
+        name=name, plans=table, path=path, objective=goal, sweep=sweep, chosen=chosen, pairs=tuple(pairs),
+        reward=float(best.mean()), gains=best - of_best_pair, interior_gain=float((best - uncut).mean()),
+        codec=codec, codec_gain=float((best - alone).mean()) if codec else 0.0,
+    )  # fmt: skip
+
+
+def one_codec(plans: PlanTable) -> bool:
+    """There is at most one way to code a tensor, but for its width."""
+    return len(tensor_codecs(plans)) <= 1
+
+
+def _frozen(rewards: NDArray[np.float64], names: list[str]) -> tuple[str, NDArray[np.float64]]:
+    """The constant that does best over the sweep, and what is then the best reward of each state.
+
+    Plans without a name stay free: what is sent whole, or not at all, has no coding to choose. Without any name the
+    constant is empty.
+    """
+    free = np.array(names) == ""
+    kept = {value: rewards[..., free | (np.array(names) == value)].max(axis=-1) for value in dict.fromkeys(names) if value}
+    value = max(kept, key=lambda value: float(kept[value].mean()), default="")
+    return value, kept[value] if value else rewards.max(axis=-1)

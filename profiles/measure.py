@@ -2,24 +2,29 @@
 
 Layers are timed while the chain runs, not one by one in a loop: a layer alone finds its weights in the cache and looks
 up to 28 % too fast. Every duration is taken by wall clock and by the thread's CPU time; the difference is other
-people's work on the machine, so models use the CPU time and `noisy` flags a table whose wall clock is far above it.
-Asked for the ground truth, it also runs every prefix and every suffix in one piece. `measure_onnx` is its sister for
-ONNX Runtime, and shares the stopwatch and what does not depend on the backend.
+people's work on the machine, so models use the CPU time; `cutlayer.profiles.acceptance` judges it. `measure_onnx` is its
+sister for ONNX Runtime, and shares the stopwatch and what does not depend on the backend.
+
+Asked for the ground truth, it also runs every prefix and every suffix in one piece, the suffix directly behind its prefix.
+A request pays one start from idle, 0.15 to 0.3 ms of cold caches on a server core: the device's, which is in its prefix. An
+edge server that serves many devices is awake when a tensor comes in. Timed after a gap of its own, each suffix would hold
+that start a second time, and a cut would look 11 to 22 % dearer than the network in one piece (ResNet-8, ResNet-20 and
+AlexNet, 1.6 to 6.4 ms); timed behind its prefix, 2 to 6 %.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from cutlayer.errors import ProfileError
-from cutlayer.profiles import codecs, machine
-from cutlayer.profiles.energy import DEVICE_BUSY_W, DEVICE_ENERGY_METHOD
+from cutlayer.profiles import machine, pixels, power
+from cutlayer.profiles.codecs import RAW_BITS, Affine, Encoded, decode, encode_raw
 from cutlayer.profiles.schema import (
     SCHEMA_VERSION,
     Cell,
@@ -30,6 +35,7 @@ from cutlayer.profiles.schema import (
     Provenance,
     SegmentCost,
     Timing,
+    UnitCost,
 )
 from cutlayer.profiles.zoo import MultiExit, weights_digest
 
@@ -38,12 +44,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-NOISY_RATIO = 1.15  # wall over CPU median above which a table was measured on a busy machine
+    from cutlayer.profiles.bottlenecks import Unit
+    from cutlayer.profiles.codecs import TensorCodec
+
 GAP_S = 0.01  # idle gap before each run: requests come one by one, caches cool in between
 WARM_UP = 5  # runs thrown away: allocator and oneDNN settle within the first two or three
-LOADS = 5  # cold starts of each segment: their spread is small, and each allocates all weights
+LOADS = 5  # cold starts of each segment and swaps of each unit: their spread is small, and each allocates all weights
 FRAME_SHAPE = (480, 640, 3)  # VGA, the smallest mode that common camera modules and webcams offer by default
-PAIR_FROM_S = 1e-3  # a network below a millisecond costs little more than starting it (`waking_s`: 0.1-0.3 ms on the machine tried)
+
+AFFINE: tuple[TensorCodec, ...] = (Affine(),)
 
 
 class Stopwatch:
@@ -82,14 +91,22 @@ def measure(
     *,
     runs: int,
     device_name: str,
+    codecs: Sequence[TensorCodec] = AFFINE,
+    units: Sequence[Unit] = (),
+    images: Sequence[NDArray[np.uint8]] = (),
+    draw: power.Draw = power.modelled,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
     ground_truth: bool = False,
 ) -> ModelProfile:
     """Time every layer, head and codec of `network` over `runs` runs on this machine with torch, one thread.
 
-    `ground_truth` adds every prefix and every suffix in one piece, with their cold starts: about as many runs of the
-    network again as it has layers and exits.
+    The runs take `images` in turn, each of the network's input shape; without any, those of `pixels.natural`. `units` are
+    swapped in for their cost, `draw` meters the power while the network runs back to back. `ground_truth` adds every prefix
+    and every suffix in one piece, with their cold starts: as many runs of the network again as there are suffixes.
+
+    Raises:
+        ProfileError: the power cannot be metered.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -97,23 +114,26 @@ def measure(
         network.eval()
         watch, around = Stopwatch(), Surroundings(network)
         shapes: dict[tuple[object, ...], tuple[int, ...]] = {}
-        rng = np.random.default_rng(seed)
+        inputs = images or pixels.natural(network.input_shape, seed=seed)
+        drawn = draw(lambda: network(_tensor(inputs[0])))
         for run in range(-WARM_UP, runs):
             if run == 0:
                 watch = Stopwatch()
-            pixels = rng.integers(0, 256, network.input_shape).astype(np.uint8)
+            image = inputs[run % len(inputs)]
+            x = _tensor(image)
             time.sleep(GAP_S)
-            shapes, cuts = _chain(network, pixels, watch)
+            shapes = _chain(network, x, codecs, watch)
+            raw_laps(image, watch)
             time.sleep(GAP_S)
-            x = torch.from_numpy(pixels).float()[None]
-            logits = watch.lap(("whole",), lambda x=x: network(x))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            logits = watch.lap(("whole",), partial(network, x))
             assert isinstance(logits, list)
             around.laps(logits[-1].numpy()[0], watch)
             if ground_truth:
-                _segments(network, [x, *cuts], watch)
+                _segments(network, x, watch)
             if progress is not None:
                 progress((run + WARM_UP + 1) / (runs + WARM_UP))
         sizes = _cold_starts(network, watch) if ground_truth else {}
+        swaps = unit_costs(units, watch)
     finally:
         torch.set_num_threads(threads)
     depths = tuple(network.depths)
@@ -129,19 +149,21 @@ def measure(
             for i, name in enumerate(network.layer_names)
         ),
         heads=tuple(LayerCost(name=f"exit{i}", output_shape=shapes["head", i], time=watch.timing(("head", i))) for i in range(len(depths))),
-        codecs=codec_costs(depths[-1], watch),
+        codecs=codec_costs(depths[-1], codecs, watch),
         whole=watch.timing(("whole",)),
-        busy_w=DEVICE_BUSY_W,
-        provenance=provenance(device_name, "torch", str(torch.__version__)),
+        busy_w=drawn.busy_w,
+        idle_w=drawn.idle_w,
+        provenance=provenance(device_name, "torch", str(torch.__version__), drawn.method),
         prefixes=prefixes,
         suffixes=suffixes,
         preprocess=around.preprocess(watch),
         postprocess=watch.timing(("postprocess",)),
+        units=swaps,
     )
 
 
-def provenance(device_name: str, backend: str, version: str) -> Provenance:
-    """Of a table that is measured here and now with one thread; its energy is modelled."""
+def provenance(device_name: str, backend: str, version: str, energy_method: str) -> Provenance:
+    """Of a table that is measured here and now with one thread."""
     return Provenance(
         kind="measured",
         machine=device_name,
@@ -153,57 +175,79 @@ def provenance(device_name: str, backend: str, version: str) -> Provenance:
         date=machine.today(),
         command=machine.command_line(),
         load_average=machine.load_average(),
-        energy_method=DEVICE_ENERGY_METHOD,
+        energy_method=energy_method,
     )
 
 
+def _tensor(image: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(image).float()[None]
+
+
 def _chain(
-    network: MultiExit, pixels: NDArray[np.uint8], watch: Stopwatch
-) -> tuple[dict[tuple[object, ...], tuple[int, ...]], list[torch.Tensor]]:
+    network: MultiExit, x: torch.Tensor, codecs: Sequence[TensorCodec], watch: Stopwatch
+) -> dict[tuple[object, ...], tuple[int, ...]]:
     """Run the chain once under the stopwatch: layers and heads in order, each cut's codecs after the chain has passed."""
-    x = torch.from_numpy(pixels).float()[None]
     shapes: dict[tuple[object, ...], tuple[int, ...]] = {}
     cuts: list[torch.Tensor] = []
     for i, layer in enumerate(network.layers):
-        x = watch.lap(("layer", i), lambda layer=layer, x=x: layer(x))  # type: ignore[misc, assignment]  # as in `measure`; lap hands on a tensor
+        out = watch.lap(("layer", i), partial(layer, x))
+        assert isinstance(out, torch.Tensor)
+        x = out
         shapes["layer", i] = tuple(x.shape[1:])
         cuts.append(x)
         if i + 1 in network.depths:
             e = list(network.depths).index(i + 1)
-            logits = watch.lap(("head", e), lambda head=network.heads[e], x=x: head(x))  # type: ignore[misc]  # as in `measure`
+            logits = watch.lap(("head", e), partial(network.heads[e], x))
             assert isinstance(logits, torch.Tensor)
             shapes["head", e] = tuple(logits.shape[1:])
-    raw_laps(pixels, watch)
     for cut, tensor in enumerate(cuts, start=1):
-        codec_laps(cut, tensor.numpy(), watch)
-    return shapes, cuts
+        codec_laps(cut, tensor.numpy()[0], codecs, watch)
+    return shapes
 
 
-def raw_laps(pixels: NDArray[np.uint8], watch: Stopwatch) -> None:
-    """Code and decode the input as its own bytes."""
-    raw = watch.lap(("encode", 0, codecs.RAW_BITS), lambda: codecs.encode_raw(pixels))
-    _decode(watch, 0, raw, pixels.shape)
+def raw_laps(image: NDArray[np.uint8], watch: Stopwatch) -> None:
+    """Code and decode the input as its own bytes, which is the affine rule with step 1."""
+    sent = watch.lap(("encode", 0, RAW_BITS, Affine.name), lambda: encode_raw(image))
+    assert isinstance(sent, Encoded)
+    watch.lap(("decode", 0, RAW_BITS, Affine.name), lambda: decode(sent.data, sent.bits, sent.lo, sent.scale, image.shape))
 
 
-def codec_laps(cut: int, tensor: NDArray[np.float32], watch: Stopwatch) -> None:
-    """Code and decode the tensor of a cut with every bit width."""
-    for bits in codecs.BITS:
-        sent = watch.lap(("encode", cut, bits), lambda b=bits: codecs.encode(tensor, b))  # type: ignore[misc]  # as in `measure`
-        _decode(watch, cut, sent, tensor.shape)
+def codec_laps(cut: int, tensor: NDArray[np.float32], codecs: Sequence[TensorCodec], watch: Stopwatch) -> None:
+    """Code and decode the tensor of a cut, without the batch axis, with every codec that serves it at every width."""
+    for codec in codecs:
+        for bits in codec.widths(cut):
+            name = (cut, bits, codec.name)
+            sent = watch.lap(("encode", *name), partial(codec.encode, tensor, cut, bits))
+            assert isinstance(sent, Encoded)
+            watch.lap(("decode", *name), partial(codec.decode, sent, cut, tensor.shape))
 
 
-def _decode(watch: Stopwatch, cut: int, sent: object, shape: tuple[int, ...]) -> None:
-    assert isinstance(sent, codecs.Encoded)
-    watch.lap(("decode", cut, sent.bits), lambda: codecs.decode(sent.data, sent.bits, sent.lo, sent.scale, shape))
-
-
-def codec_costs(layers: int, watch: Stopwatch) -> tuple[CodecCost, ...]:
+def codec_costs(layers: int, codecs: Sequence[TensorCodec], watch: Stopwatch) -> tuple[CodecCost, ...]:
     """What `raw_laps` and `codec_laps` have noted, for every cut of a trunk of so many layers."""
+    names = [(0, RAW_BITS, Affine.name)]
+    names += [(cut, bits, codec.name) for cut in range(1, layers + 1) for codec in codecs for bits in codec.widths(cut)]
     return tuple(
-        CodecCost(cut=cut, bits=bits, encode=watch.timing(("encode", cut, bits)), decode=watch.timing(("decode", cut, bits)))
-        for cut in range(layers + 1)
-        for bits in (codecs.BITS if cut else (codecs.RAW_BITS,))
-    )
+        CodecCost(
+            cut=cut, bits=bits, codec=codec,
+            encode=watch.timing(("encode", cut, bits, codec)), decode=watch.timing(("decode", cut, bits, codec)),
+        )
+        for cut, bits, codec in names
+    )  # fmt: skip
+
+
+def unit_costs(units: Sequence[Unit], watch: Stopwatch) -> tuple[UnitCost, ...]:
+    """Swap every bottleneck in, several times, and say what it weighs."""
+    costs = []
+    for unit in units:
+        for _ in range(LOADS):
+            watch.lap(("swap", unit.name, unit.cut), unit.swap)
+        costs.append(
+            UnitCost(
+                name=unit.name, cut=unit.cut, channels=unit.channels, code_shape=unit.code_shape, sha256=unit.sha256,
+                encoder_bytes=unit.encoder_bytes, decoder_bytes=unit.decoder_bytes, swap=watch.timing(("swap", unit.name, unit.cut)),
+            )
+        )  # fmt: skip
+    return tuple(costs)
 
 
 class Surroundings:
@@ -251,18 +295,24 @@ def _modules(network: MultiExit, cut: int, exit_: int | None) -> list[torch.nn.M
     return layers[:cut] if exit_ is None else [*layers[cut : network.depths[exit_]], network.heads[exit_]]
 
 
-def _segments(network: MultiExit, cuts: Sequence[torch.Tensor], watch: Stopwatch) -> None:
-    """Run every prefix and suffix once; cuts[p] is the tensor after p layers, cuts[0] the input."""
-
-    def run(modules: Sequence[torch.nn.Module], x: torch.Tensor) -> torch.Tensor:
-        for module in modules:
-            x = module(x)
-        return x
-
+def _segments(network: MultiExit, x: torch.Tensor, watch: Stopwatch) -> None:
+    """Run every suffix once, each directly behind its prefix; `x` is the input. A prefix is timed before the last exit's suffix."""
+    last = len(network.depths) - 1
     for cut, exit_ in segments(network.depths):
-        x, modules = cuts[0 if exit_ is None else cut], _modules(network, cut, exit_)
+        if exit_ is None:
+            continue
+        before = partial(_run, _modules(network, cut, None), x)
+        after = _modules(network, cut, exit_)
         time.sleep(GAP_S)
-        watch.lap((cut, exit_), lambda modules=modules, x=x: run(modules, x))  # type: ignore[misc]  # as in `measure`
+        tensor = watch.lap((cut, None), before) if cut and exit_ == last else before()
+        assert isinstance(tensor, torch.Tensor)
+        watch.lap((cut, exit_), partial(_run, after, tensor))
+
+
+def _run(modules: Sequence[torch.nn.Module], x: torch.Tensor) -> torch.Tensor:
+    for module in modules:
+        x = module(x)
+    return x
 
 
 def _cold_starts(network: MultiExit, watch: Stopwatch) -> dict[tuple[int, int | None], int]:
@@ -278,7 +328,7 @@ def _cold_starts(network: MultiExit, watch: Stopwatch) -> dict[tuple[int, int | 
             path.write_bytes(data)
             sizes[name] = len(data)
             for _ in range(LOADS):
-                watch.lap(("load", *name), lambda segment=segment: segment.load_state_dict(load(path.read_bytes())))  # type: ignore[misc]  # as in `measure`
+                watch.lap(("load", *name), lambda segment=segment: segment.load_state_dict(load(path.read_bytes())))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     return sizes
 
 
@@ -289,66 +339,3 @@ def segment_costs(watch: Stopwatch, sizes: dict[tuple[int, int | None], int]) ->
         for (cut, exit_), size in sizes.items()
     ]
     return tuple(cost for cost in costs if cost.exit is None), tuple(cost for cost in costs if cost.exit is not None)
-
-
-def noise(profile: ModelProfile) -> float:
-    """Wall over CPU median of the whole network; 1 on a machine that did nothing else."""
-    return profile.whole.wall.p50_s / profile.whole.cpu.p50_s
-
-
-def noisy(profile: ModelProfile) -> bool:
-    """Whether the machine was too busy while the table was measured; its CPU times are then less trustworthy too."""
-    return noise(profile) > NOISY_RATIO
-
-
-def refuse_noisy(profile: ModelProfile) -> None:
-    """Let only a table pass that was measured on a quiet machine.
-
-    Raises:
-        ProfileError: it is `noisy`.
-    """
-    if noisy(profile):
-        where = profile.provenance
-        raise ProfileError(
-            f"wall over CPU time is {noise(profile):.2f} in the table of {profile.model} on {where.machine} (limit {NOISY_RATIO}, load "
-            f"average {where.load_average}); measure again when the machine is quiet"
-        )
-
-
-def additive_error(profile: ModelProfile) -> float:
-    """Relative error of the summed chain against the whole network in one piece, CPU means.
-
-    It judges layers timed in the chain; where they are differences of prefixes, it is what the heads cost as graphs of their own.
-    """
-    parts = sum(cost.time.cpu.mean_s for cost in (*profile.layers, *profile.heads))
-    return parts / profile.whole.cpu.mean_s - 1.0
-
-
-def _pairs(profile: ModelProfile) -> dict[tuple[int, int], tuple[float, float]]:
-    """By (cut, exit): prefix and suffix together, and the network up to that exit in one piece; CPU medians, seconds."""
-    prefix = {cost.cut: cost.time.cpu.p50_s for cost in profile.prefixes}
-    suffix = {(cost.cut, cost.exit): cost.time.cpu.p50_s for cost in profile.suffixes}
-    return {(cut, e): (prefix[cut] + rest, suffix[0, e]) for (cut, e), rest in suffix.items() if cut and e is not None}
-
-
-def waking_s(profile: ModelProfile) -> float:
-    """What a cut costs beyond the work: median over all cuts of prefix and suffix less the network in one piece; 0 without cuts.
-
-    A prefix and a suffix each start after an idle gap, with cold caches, as on a device and an edge server; the network
-    in one piece starts once. Without gaps the difference is a tenth of it (ResNet-8 with torch: 0.02 for 0.27 ms).
-    """
-    excess = [pair - whole for pair, whole in _pairs(profile).values()]
-    return float(np.median(excess)) if excess else 0.0
-
-
-def pair_errors(profile: ModelProfile, less_s: float = 0.0) -> dict[tuple[int, int], float]:
-    """Relative error of prefix and suffix together against the network in one piece, CPU medians, by (cut, exit).
-
-    Of exits that cost over a millisecond in one piece. `less_s` is taken off every pair: `waking_s(profile)`, or nothing.
-    """
-    return {key: (pair - less_s) / whole - 1.0 for key, (pair, whole) in _pairs(profile).items() if whole > PAIR_FROM_S}
-
-
-def pair_error(profile: ModelProfile) -> float:
-    """The entry of `pair_errors` that is furthest from 0; 0 where there is none."""
-    return max(pair_errors(profile).values(), key=abs, default=0.0)

@@ -1,7 +1,8 @@
 """Measure what a network costs here with ONNX Runtime: every prefix and every suffix in one piece, one thread, idle gaps.
 
 The graphs are those that device and edge run (`cutlayer.profiles.graphs`), exported to a temporary folder and run in
-turn, so that a change in the machine's load meets all of them alike. ONNX Runtime fuses across layers and runs none by
+turn, so that a change in the machine's load meets all of them alike; a suffix runs directly behind its prefix, on what
+that put out (`cutlayer.profiles.measure` says why). ONNX Runtime fuses across layers and runs none by
 itself: a chain of one-layer graphs would be up to 31 % slower on MobileNetV2. So the prefixes and suffixes of the
 profile are measured, and its layers are differences of consecutive prefixes, marked as such and for reading only. A
 prefix that ends between two exits also puts out what the exit before it reads, as it does in use; the next prefix may
@@ -12,17 +13,17 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import torch
 
 from cutlayer.errors import ConfigError
-from cutlayer.profiles import graphs
-from cutlayer.profiles.energy import DEVICE_BUSY_W
+from cutlayer.profiles import graphs, pixels, power
 from cutlayer.profiles.measure import (
+    AFFINE,
     GAP_S,
     LOADS,
     WARM_UP,
@@ -34,6 +35,7 @@ from cutlayer.profiles.measure import (
     raw_laps,
     segment_costs,
     segments,
+    unit_costs,
 )
 from cutlayer.profiles.schema import SCHEMA_VERSION, LayerCost, ModelProfile
 
@@ -42,9 +44,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cutlayer.profiles.bottlenecks import Unit
+    from cutlayer.profiles.codecs import TensorCodec
     from cutlayer.profiles.zoo import MultiExit
 
-IMAGES = 4  # images the runs take in turn: dense kernels do not care what they hold
 LOADED_BYTES = 1 << 30  # graphs open at a time: each holds its own copy of the weights, and VGG-16 has 8.5 GB of them
 WHOLE = "whole.onnx"  # beside the exported graphs: the network in one piece with all heads
 
@@ -53,14 +56,25 @@ WHOLE_SEGMENT: Segment = (0, None)  # not among them
 
 
 def measure(
-    network: MultiExit, *, runs: int, device_name: str, seed: int = 0, progress: Callable[[float], None] | None = None
+    network: MultiExit,
+    *,
+    runs: int,
+    device_name: str,
+    codecs: Sequence[TensorCodec] = AFFINE,
+    units: Sequence[Unit] = (),
+    images: Sequence[NDArray[np.uint8]] = (),
+    draw: power.Draw = power.modelled,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> ModelProfile:
     """Time every prefix, suffix and codec of `network` over `runs` runs on this machine with ONNX Runtime, one thread.
 
-    Writes the graphs to the system's folder for temporary files, and removes them: two copies of the weights a cut.
+    `images`, `units` and `draw` are as in `cutlayer.profiles.measure.measure`. Writes the graphs to the system's folder for
+    temporary files, and removes them: two copies of the weights a cut.
 
     Raises:
         ConfigError: a package is missing, or the folder has no room.
+        ProfileError: the power cannot be metered.
     """
     runtime = _runtime()
     with tempfile.TemporaryDirectory(prefix="cutlayer-") as temporary:
@@ -70,11 +84,13 @@ def measure(
         _write_whole(folder, manifest.depths)
         names: dict[Segment, str] = {WHOLE_SEGMENT: WHOLE}
         names |= {(p, e): graphs.prefix_name(p) if e is None else graphs.suffix_name(p, e) for p, e in segments(manifest.depths)}
-        bench = _Bench(runtime, network, {segment: folder / name for segment, name in names.items()}, seed)
+        files = {segment: folder / name for segment, name in names.items()}
+        bench = _Bench(runtime, network, files, images or pixels.natural(network.input_shape, seed=seed), codecs)
+        drawn = bench.draw(draw)
         watch = bench.run(runs, progress)
-    del bench.sizes[WHOLE_SEGMENT]
-    prefixes, suffixes = segment_costs(watch, bench.sizes)
+        swaps = unit_costs(units, watch)
     depths = manifest.depths
+    prefixes, suffixes = segment_costs(watch, {segment: bench.sizes[segment] for segment in segments(depths)})
     return ModelProfile(
         schema_version=SCHEMA_VERSION,
         model=manifest.model,
@@ -88,15 +104,17 @@ def measure(
         heads=tuple(
             LayerCost(name=f"exit{e}", output_shape=(manifest.classes,), time=watch.timing((depth, e))) for e, depth in enumerate(depths)
         ),
-        codecs=codec_costs(depths[-1], watch),
+        codecs=codec_costs(depths[-1], codecs, watch),
         whole=watch.timing(WHOLE_SEGMENT),
-        busy_w=DEVICE_BUSY_W,
-        provenance=provenance(device_name, "onnxruntime", str(runtime.__version__)),
+        busy_w=drawn.busy_w,
+        idle_w=drawn.idle_w,
+        provenance=provenance(device_name, "onnxruntime", str(runtime.__version__), drawn.method),
         layer_times="differences",
         prefixes=prefixes,
         suffixes=suffixes,
         preprocess=bench.around.preprocess(watch),
         postprocess=watch.timing(("postprocess",)),
+        units=swaps,
     )
 
 
@@ -109,15 +127,25 @@ def _runtime() -> Any:
 
 
 class _Bench:
-    """Runs the graphs in turn. sizes holds the length of each file, once it has been opened."""
+    """Runs the graphs in turn on the images in turn. sizes holds the length of each file, once it has been opened."""
 
-    def __init__(self, runtime: Any, network: MultiExit, files: dict[Segment, Path], seed: int) -> None:
-        self.runtime, self.files = runtime, files
+    def __init__(
+        self,
+        runtime: Any,
+        network: MultiExit,
+        files: dict[Segment, Path],
+        images: Sequence[NDArray[np.uint8]],
+        codecs: Sequence[TensorCodec],
+    ) -> None:
+        self.runtime, self.files, self.images, self.codecs = runtime, files, images, codecs
+        self.last = len(network.depths) - 1
         self.sizes: dict[Segment, int] = {}
         self.around = Surroundings(network)
-        rng = np.random.default_rng(seed)
-        self.pixels = [rng.integers(0, 256, network.input_shape).astype(np.uint8) for _ in range(IMAGES)]
-        self.cuts = [_cut_tensors(network, pixels) for pixels in self.pixels]
+
+    def draw(self, draw: power.Draw) -> power.Power:
+        """The power while the network runs in one piece."""
+        session, feed = self._open(WHOLE_SEGMENT, Stopwatch()), _feed(self.images[0])
+        return draw(lambda: session.run(None, feed))
 
     def run(self, runs: int, progress: Callable[[float], None] | None) -> Stopwatch:
         """The laps of all graphs under their segments, of the codecs, and of what comes before and after."""
@@ -127,21 +155,24 @@ class _Bench:
         for batch, some in enumerate(batches):
             sessions = {segment: self._open(segment, watch) for segment in some}
             for run in range(-WARM_UP, runs):
-                self._round(sessions, run % IMAGES, watch if run >= 0 else Stopwatch())
+                self._round(sessions, self.images[run % len(self.images)], watch if run >= 0 else Stopwatch())
                 if progress is not None:
                     progress((batch * (runs + WARM_UP) + run + WARM_UP + 1) / rounds)
         return watch
 
     def _batches(self) -> list[list[Segment]]:
-        """The graphs in such portions that each fits into `LOADED_BYTES`, or is one graph."""
+        """The graphs in such portions that each fits into `LOADED_BYTES`, or is one cut: its graphs run behind each other."""
+        cuts: dict[int, list[Segment]] = {}
+        for segment in self.files:
+            cuts.setdefault(segment[0], []).append(segment)
         batches: list[list[Segment]] = [[]]
         open_bytes = 0
-        for segment, path in self.files.items():
-            size = path.stat().st_size
+        for together in cuts.values():
+            size = sum(self.files[segment].stat().st_size for segment in together)
             if batches[-1] and open_bytes + size > LOADED_BYTES:
                 batches.append([])
                 open_bytes = 0
-            batches[-1].append(segment)
+            batches[-1] += together
             open_bytes += size
         return batches
 
@@ -161,30 +192,30 @@ class _Bench:
             )
         return session
 
-    def _round(self, sessions: dict[Segment, Any], image: int, watch: Stopwatch) -> None:
-        for segment, session in sessions.items():
-            cut, exit_ = segment
-            source = 0 if exit_ is None else cut
-            feed = {graphs.cut_name(source): self.cuts[image][source]}
+    def _round(self, sessions: dict[Segment, Any], image: NDArray[np.uint8], watch: Stopwatch) -> None:
+        """Each graph from the pixels once, and each suffix directly behind its prefix, which is timed before the last exit's."""
+        feed = _feed(image)
+        for (cut, exit_), session in sessions.items():
+            if cut and exit_ is None:
+                continue
             time.sleep(GAP_S)
-            out = watch.lap(segment, lambda session=session, feed=feed: session.run(None, feed))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-            assert isinstance(out, list)
-            if segment == WHOLE_SEGMENT:
-                raw_laps(self.pixels[image], watch)
-                self.around.laps(out[-1][0], watch)
-            elif exit_ is None:
-                codec_laps(cut, out[0][0], watch)
+            if not cut:
+                out = watch.lap((0, exit_), partial(session.run, None, feed))
+                assert isinstance(out, list)
+                if exit_ is None:
+                    raw_laps(image, watch)
+                    self.around.laps(out[-1][0], watch)
+                continue
+            before = partial(sessions[cut, None].run, None, feed)
+            tensors = watch.lap((cut, None), before) if exit_ == self.last else before()
+            assert isinstance(tensors, list)
+            watch.lap((cut, exit_), partial(session.run, None, {graphs.cut_name(cut): tensors[0]}))
+            if exit_ == self.last:
+                codec_laps(cut, tensors[0][0], self.codecs, watch)
 
 
-@torch.inference_mode()
-def _cut_tensors(network: MultiExit, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-    """The input and the tensor after every layer, each with the batch axis."""
-    x = torch.from_numpy(pixels).float()[None]
-    cuts = [x.numpy()]
-    for layer in network.layers:
-        x = layer(x)
-        cuts.append(np.ascontiguousarray(x.numpy()))
-    return cuts
+def _feed(image: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    return {graphs.PIXELS: image.astype(np.float32)[None]}
 
 
 def _write_whole(folder: Path, depths: Sequence[int]) -> None:

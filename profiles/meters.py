@@ -128,7 +128,7 @@ class Rapl:
             raise ProfileError(
                 f"no intel-rapl package under {folder}; a virtual machine rarely has one: take another meter or the power model"
             )
-        self.scope = "processor: " + ", ".join(_text(zone / "name") for zone in self._zones)
+        self.scope = "processor " + ", ".join(_text(zone / "name") for zone in self._zones)
         self._ranges_uj = [_integer(zone / "max_energy_range_uj") for zone in self._zones]
         self._last_uj = [_integer(zone / "energy_uj") for zone in self._zones]
         self._total_uj, self._lock = 0, threading.Lock()
@@ -222,7 +222,7 @@ class Battery:
             raise ProfileError(f"no battery under {folder}; take another meter or the power model")
         self._check_discharging()
         self._counters = [_drain(pack, clock) for pack in self._packs]
-        self.scope = f"whole device: {', '.join(pack.name for pack in self._packs)}"
+        self.scope = f"whole device, {', '.join(pack.name for pack in self._packs)}"
 
     def _check_discharging(self) -> None:
         states = {pack.name: _says(pack / "status") for pack in self._packs}
@@ -281,7 +281,7 @@ class Nvml:
         try:
             self._nvml: Any = importlib.import_module("pynvml")
         except ImportError as error:
-            raise ProfileError("nvidia-ml-py is not installed; pip install nvidia-ml-py, or take another meter") from error
+            raise ProfileError("nvidia-ml-py is not installed; pip install 'cutlayer[nvml]', or take another meter") from error
         try:
             self._nvml.nvmlInit()
             self._gpu = self._nvml.nvmlDeviceGetHandleByIndex(index)
@@ -344,12 +344,20 @@ class Candidate:
     reason: str = ""
 
 
-def survey(root: Path = SYS, *, gpu: bool = False) -> list[Candidate]:
-    """All meters for work on the CPU, or on the GPU, best first; the power model comes last and knows only the CPU."""
-    board: list[tuple[str, Callable[[], Meter]]] = [("ina3221", lambda: Ina3221(root)), ("battery", lambda: Battery(root))]
-    if gpu:
-        return [_try(*one) for one in (("nvml", Nvml), *board)]
-    return [_try(*one) for one in (("rapl", lambda: Rapl(root)), *board, ("modelled", Modelled))]
+ON_CPU = ("rapl", "ina3221", "battery", "modelled")  # for work on the CPU, best first
+ON_GPU = ("nvml", "ina3221", "battery")  # the power model knows only the CPU
+
+
+def makers(root: Path = SYS, clock: Callable[[], float] = time.monotonic) -> dict[str, Callable[[], Meter]]:
+    """What makes each meter, by its name; each raises ProfileError where there is none."""
+    board: dict[str, Callable[[], Meter]] = {"ina3221": lambda: Ina3221(root, clock), "battery": lambda: Battery(root, clock)}
+    return {"rapl": lambda: Rapl(root), **board, "nvml": Nvml, "modelled": Modelled}
+
+
+def survey(root: Path = SYS, *, gpu: bool = False, clock: Callable[[], float] = time.monotonic) -> list[Candidate]:
+    """All meters for work on the CPU, or on the GPU, best first."""
+    made = makers(root, clock)
+    return [_try(name, made[name]) for name in (ON_GPU if gpu else ON_CPU)]
 
 
 def _try(method: str, make: Callable[[], Meter]) -> Candidate:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2 adds what has a default here: codecs other than affine, bottleneck units, payload sizes, idle power
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,6 +27,17 @@ class Cell(Table, frozen=True):
     p50_s: float
     p95_s: float
     p99_s: float
+    n: int
+
+
+class Sizes(Table, frozen=True):
+    """Length of an encoded image or tensor over `n` images, bytes."""
+
+    mean_bytes: float
+    std_bytes: float
+    p50_bytes: float
+    p95_bytes: float
+    p99_bytes: float
     n: int
 
 
@@ -73,13 +84,31 @@ class LayerCost(Table, frozen=True):
     time: Timing
 
 
-class CodecCost(Table, frozen=True):
-    """Time to encode and to decode the tensor after `cut` trunk layers at `bits` bits."""
+class CodecCost(Table, frozen=True, omit_defaults=True):
+    """Time of `codec` to encode and to decode the tensor after `cut` trunk layers at `bits` bits."""
 
     cut: int
     bits: int
     encode: Timing
     decode: Timing
+    codec: str = "affine"
+
+
+class UnitCost(Table, frozen=True):
+    """A trained bottleneck at one cut: what it weighs and what it takes to swap it in; what it costs to run is a `CodecCost`.
+
+    encoder_bytes and decoder_bytes are the float16 weights of its two halves; swap is the time to read and initialise both.
+    code_shape is (channels, height, width) of what the encoder puts out for one image: an encoder may halve the two sides.
+    """
+
+    name: str
+    cut: int
+    channels: int
+    code_shape: tuple[int, int, int]
+    sha256: str
+    encoder_bytes: int
+    decoder_bytes: int
+    swap: Timing
 
 
 class SegmentCost(Table, frozen=True, omit_defaults=True):
@@ -132,19 +161,35 @@ class ModelProfile(Table, frozen=True, omit_defaults=True):
     suffixes: tuple[SegmentCost, ...] = ()
     preprocess: FrameCost | None = None
     postprocess: Timing | None = None
+    units: tuple[UnitCost, ...] = ()
+    idle_w: float | None = None
 
 
-class PlanAccuracy(Table, frozen=True):
-    """Right answers of one (exit, partition, bits) on the held-out images; bits 0 where nothing is quantised."""
+class PlanAccuracy(Table, frozen=True, omit_defaults=True):
+    """Right answers of one (exit, partition, bits, codec) on the held-out images; bits 0 where nothing is quantised."""
 
     exit: int
     partition: int
     bits: int
     correct: int
+    codec: str = "affine"
 
 
-class AccuracyTable(Table, frozen=True):
-    """Measured accuracy of every plan of a model on `images` labelled images."""
+class PayloadSizes(Table, frozen=True):
+    """What a codec whose output varies from image to image makes of the tensor after `cut` layers."""
+
+    cut: int
+    bits: int
+    codec: str
+    sizes: Sizes
+
+
+class AccuracyTable(Table, frozen=True, omit_defaults=True):
+    """Measured accuracy of every plan of a model on `images` labelled images.
+
+    payloads are of the codecs with a lossless stage; units maps the name and cut of every bottleneck that was measured, as
+    "name@cut", to the sha256 of its weights.
+    """
 
     schema_version: int
     model: str
@@ -153,6 +198,8 @@ class AccuracyTable(Table, frozen=True):
     images: int
     plans: tuple[PlanAccuracy, ...]
     provenance: Provenance
+    payloads: tuple[PayloadSizes, ...] = ()
+    units: dict[str, str] = {}
 
 
 class ImportedTime(Table, frozen=True, omit_defaults=True):

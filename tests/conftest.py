@@ -1,4 +1,4 @@
-"""What every test gets: one thread, hypothesis without a deadline, and the folder of shared data."""
+"""What every test gets: one thread, hypothesis without a deadline, the folder of shared data, and the command in an empty folder."""
 
 from __future__ import annotations
 
@@ -47,3 +47,54 @@ def data_dir() -> Path:
         where = f"CUTLAYER_DATA={named}" if named else "../shared/data beside the checkout (or set CUTLAYER_DATA)"
         pytest.skip(f"no shared data at {where}")
     return folder
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """The command in this process, in an empty folder: (exit code, stdout, stderr)."""
+    from cutlayer import cli
+    from cutlayer.profiles import meters
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(meters, "SYS", Path("no-sysfs"))  # a real meter would read for seconds, a battery for minutes
+
+    def call(*arguments):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = stopped.code
+        caught = capsys.readouterr()
+        return code, caught.out, caught.err
+
+    return call
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run a command that must end in one line on stderr and exit code 2, and write nothing; hand back the line."""
+
+    def call(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("cutlayer")
+        assert "Traceback" not in err
+        assert err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before, "nothing is half-written"
+        return err
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of class folders, ten classes with one image each."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(1)
+    for label in range(10):
+        folder = tmp_path / "photos" / f"class{label}"
+        folder.mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "1.png")
+    return tmp_path / "photos"

@@ -17,52 +17,6 @@ from cutlayer.profiles import load
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """The command in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = stopped.code
-        caught = capsys.readouterr()
-        return code, caught.out, caught.err
-
-    return call
-
-
-@pytest.fixture
-def refused(run, tmp_path):
-    """Run a command that must end in one line on stderr and exit code 2, and write nothing; hand back the line."""
-
-    def call(*arguments):
-        before = sorted(tmp_path.rglob("*"))
-        code, out, err = run(*arguments)
-        assert (code, out) == (2, ""), err
-        assert err.startswith("cutlayer")
-        assert "Traceback" not in err
-        assert err.count("\n") == 1
-        assert sorted(tmp_path.rglob("*")) == before, "nothing is half-written"
-        return err
-
-    return call
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A folder of class folders, ten classes with one image each."""
-    from PIL import Image
-
-    rng = np.random.default_rng(1)
-    for label in range(10):
-        folder = tmp_path / "photos" / f"class{label}"
-        folder.mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "1.png")
-    return tmp_path / "photos"
-
-
-@pytest.fixture
 def quick_bench(monkeypatch):
     """Speeds are not the point here."""
     from cutlayer.agents import bench
@@ -176,7 +130,7 @@ def test_a_folder_that_is_no_run(refused, tmp_path):
     [
         (None, "cannot read trace drive.csv"),
         ("", "trace drive.csv has the columns nothing"),
-        ("time,mbps\n0,1\n", "it needs t_s (seconds) and ul_mbps (Mb/s)"),
+        ("time,mbps\n0,1\n", "it needs t_s (time) and ul_mbps (rate)"),
         ("t_s,ul_mbps\n0,1\n1,fast\n", "no number"),
         ("t_s,ul_mbps\n0,1\n1,-2\n", "finite and not negative"),
         ("t_s,ul_mbps\n0,1\n1,nan\n", "finite and not negative"),
@@ -195,7 +149,7 @@ def test_a_bad_trace(refused, tmp_path, text, said):
 
 
 def test_images_that_are_not_there(refused, tmp_path):
-    for command in (["accuracy", "alexnet"], ["train", "alexnet", "-o", tmp_path / "out"]):
+    for command in (["accuracy", "alexnet"], ["traces", "alexnet", "-o", "t.npz"], ["train", "alexnet", "-o", tmp_path / "out"]):
         assert "no images at none" in refused("profile", *command, "--images", "none")
 
 
@@ -366,7 +320,56 @@ def test_profile_accuracy_prints_one_object(run, photos, tmp_path):
     assert found["images"] == 3
     assert {"exit", "accuracy", "low", "high"} <= set(found["exits"][0])
     assert set(found["bits"]) == {"2", "4", "8", "16", "32"}
-    assert load.accuracy(tmp_path / "accuracy.json").images == 3
+    table = load.accuracy(tmp_path / "accuracy.json")
+    assert table.images == 3
+    assert len(found["plans"]) == len(table.plans)
+    assert all({"exit", "partition", "bits", "codec", "accuracy", "low", "high"} <= set(plan) for plan in found["plans"])
+    assert {plan["codec"] for plan in found["plans"]} >= {"affine", "zstd"}
+
+
+def test_profile_accuracy_counts_the_codecs_asked_for(run, refused, photos):
+    command = ("profile", "accuracy", "alexnet", "--images", photos, "--limit", "2")
+    found = one_object(run(*command, "--codecs", "affine", "--json"))
+    assert {plan["codec"] for plan in found["plans"]} == {"affine"}
+    message = refused(*command, "--codecs", "affine,zstandard")
+    assert "no codec 'zstandard' for alexnet; did you mean 'zstd'? there are: affine, zstd" in message
+
+
+def test_profile_bottlenecks_trains_once_and_prints_one_object(run, photos, tmp_path):
+    for photo in list(photos.rglob("*.png")):
+        for copy in range(3):
+            photo.with_stem(f"copy{copy}").write_bytes(photo.read_bytes())
+    given = ("alexnet", "--images", photos, "--held-out", photos)
+    command = ("profile", "bottlenecks", *given, "--cuts", "3", "--units", "ae1", "-o", "units")
+    found = one_object(run(*command, "--json"))
+    (unit,), (row,) = found["units"], found["held_out"]
+    assert (unit["unit"], unit["cut"], unit["file"]) == ("ae1", 3, "units/ae1-cut3.safetensors")
+    assert [path.name for path in (tmp_path / "units").iterdir()] == ["ae1-cut3.safetensors"]
+    assert (row["payload_bytes"], [e["exit"] for e in row["exits"]]) == (64, [2, 3, 4])
+    written = (tmp_path / "units" / "ae1-cut3.safetensors").stat().st_mtime_ns
+    assert one_object(run(*command, "--json")) == found
+    assert (tmp_path / "units" / "ae1-cut3.safetensors").stat().st_mtime_ns == written, "what is there is not trained again"
+    code, out, _ = run(*command)
+    assert code == 0
+    assert f"cut 3  ae1          64 bytes  exit 2 {row['exits'][0]['accuracy']:.4f}" in out
+
+
+def test_profile_bottlenecks_refuses_before_it_reads_images(refused):
+    command = ("profile", "bottlenecks", "alexnet", "--images", "none", "-o", "units")
+    assert "no bottleneck of alexnet at cut 7; a feature map with layers behind it is at 1,2,3,4,5" in refused(*command, "--cuts", "2,7")
+    assert "no bottleneck 'bottel3'; did you mean 'bottle3'?" in refused(*command, "--units", "ae12,bottel3")
+
+
+def test_profile_traces_writes_what_it_prints(run, photos, tmp_path):
+    from cutlayer.profiles import traces
+
+    command = ("profile", "traces", "alexnet", "--images", photos, "--limit", "3", "-o", "mine.npz")
+    found = one_object(run(*command, "--json"))
+    recorded = traces.load(tmp_path / "mine.npz")
+    assert found == {"out": "mine.npz", **traces.summary(recorded)}
+    code, out, _ = run(*command)
+    assert code == 0
+    assert out == f"wrote mine.npz\n{traces.text(recorded)}\n"
 
 
 EVALUATED = {

@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional
 
 from cutlayer.errors import ConfigError
+from cutlayer.profiles import codecs
 from cutlayer.profiles.zoo import WEIGHTS, MultiExit, build
 
 if TYPE_CHECKING:
@@ -25,29 +26,87 @@ if TYPE_CHECKING:
 
     from cutlayer.profiles.images import ImageSet
 
-# Later exits weigh more: the trunk serves them, the shallow heads adapt to it. While finishing, the early ones only hold on.
-EXIT_WEIGHTS = {"alexnet": (0.3, 0.4, 0.5, 0.6, 1.0), "resnet20": (0.3, 0.4, 1.0), "resnet8": (0.3, 1.0)}
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Epochs at a low rate that falls to 0, without erased squares, after the one cycle of a `Recipe`.
+
+    In each batch a random cut among the first `coarse_cuts` (or none) travels at COARSE_BITS: a network that never saw so
+    coarse a tensor loses a fifth of its answers to it. Batch norm then keeps its statistics. Layers before `first_layer`, and
+    the heads on them, stay as they are.
+    """
+
+    epochs: int
+    exit_weights: tuple[float, ...]
+    coarse_cuts: int = 0
+    first_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One-cycle SGD with Nesterov momentum; the values are those customary for batch-normalised CIFAR-10 networks.
+    """SGD with Nesterov momentum, one cycle and then `finishes`; values are customary for batch-normalised CIFAR-10 networks."""
 
-    Then `finish_epochs` at a low rate without erased squares, nearly all weight on the last exit: without them it ended no
-    better than the exit before it.
-    """
-
+    exit_weights: tuple[float, ...]  # later exits weigh more: the trunk serves them, the shallow heads adapt to it
+    finishes: tuple[Finish, ...] = ()
     epochs: int = 24
-    finish_epochs: int = 4
-    finish_rate: float = 0.01
-    finish_weight: float = 0.1  # of every exit but the last
     batch: int = 256
     peak_rate: float = 0.15
     momentum: float = 0.9
     weight_decay: float = 5e-4
     shift: int = 4  # pixels of 32
     erase: int = 8  # side of the erased square, pixels of 32
+    erased_share: float = 0.5  # of the images of the cycle
     seed: int = 1
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Epochs of the cycle and of each finish."""
+        return (self.epochs, *(finish.epochs for finish in self.finishes))
+
+    def stage(self, epoch: int) -> tuple[Finish | None, int]:
+        """The finish an epoch lies in, none for the cycle, and how many epochs of it have passed."""
+        into = epoch - self.epochs
+        if into < 0:
+            return None, epoch
+        for finish in self.finishes:
+            if into < finish.epochs:
+                return finish, into
+            into -= finish.epochs
+        raise IndexError(f"epoch {epoch} of {sum(self.stages)}")
+
+
+COARSE_BITS = 2  # at 4 bits and more a network that never saw it loses nothing
+FINISH_RATE = 0.01  # at its beginning: a fifteenth of AlexNet's peak
+# The residual networks are 20 to 40 times smaller: they underfit before they overfit, want more steps and fewer erased squares, and
+# their last exit is ahead of the others without finishing.
+RECIPES = {
+    "alexnet": Recipe(
+        (0.3, 0.4, 0.5, 0.6, 1.0),
+        finishes=(
+            # Without this the last exit ended no better than the one before it; the others only have to hold on.
+            Finish(4, (0.1, 0.1, 0.1, 0.1, 1.0)),
+            Finish(4, (0.3, 0.4, 0.5, 0.6, 1.0), coarse_cuts=3),
+            # The trunk that the others share is left to them, and the last exit makes the best of it.
+            Finish(2, (0.0, 0.0, 0.0, 0.0, 1.0), coarse_cuts=3, first_layer=4),
+        ),
+    ),
+    "resnet20": Recipe((0.3, 0.4, 1.0), epochs=28, batch=128, peak_rate=0.1, erased_share=0.25),
+    # 36 epochs with AlexNet's decay and shift ended at 0.85 of the training images and 0.82 of the others: too little of everything.
+    "resnet8": Recipe(
+        (0.3, 1.0), (Finish(4, (0.1, 1.0)),), epochs=45, batch=128, peak_rate=0.2, weight_decay=1e-4, shift=3, erased_share=0.0
+    ),
+}
+
+
+def recipe_for(name: str) -> Recipe:
+    """How a zoo network is trained.
+
+    Raises:
+        ConfigError: it is not: unknown, or shipped for its latency alone.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"no recipe to train {name!r}; there is one for: {', '.join(RECIPES)}")
+    return RECIPES[name]
 
 
 def augmented(pixels: torch.Tensor, recipe: Recipe, erased_share: float, rng: torch.Generator) -> torch.Tensor:
@@ -68,6 +127,32 @@ def augmented(pixels: torch.Tensor, recipe: Recipe, erased_share: float, rng: to
     return out.permute(0, 3, 1, 2).to(torch.uint8)
 
 
+def coarse(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """What `codecs` makes of every image's tensor at `bits` bits, differentiable: rounding passes the gradient on.
+
+    The gradient also reaches the largest and smallest value through the step, as in Esser et al. (2020): a network can learn
+    to be without outliers, which stretch it.
+    """
+    flat = x.flatten(1).float()
+    lo, hi = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    scale = ((hi - lo) / ((1 << bits) - 1)).clamp_min(codecs.SMALLEST_STEP)
+    levels = (flat - lo) / scale
+    rounded = levels + (torch.floor(levels + 0.5) - levels).detach()
+    return (rounded * scale + lo).view_as(x)
+
+
+def logits_through(network: MultiExit, x: torch.Tensor, cut: int, bits: int) -> list[torch.Tensor]:
+    """Logits of every exit with the tensor after `cut` layers sent at `bits` bits; cut 0 sends nothing."""
+    out: list[torch.Tensor] = []
+    for depth, layer in enumerate(network.layers, start=1):
+        x = layer(x)
+        if depth == cut:
+            x = coarse(x, bits)
+        if depth in network.depths:
+            out.append(network.heads[list(network.depths).index(depth)](x))
+    return out
+
+
 def upsampled(pixels: torch.Tensor, size: int) -> torch.Tensor:
     """float32 (n, 3, size, size) with whole pixel values 0..255, channels last in memory."""
     x = functional.interpolate(pixels.float(), size=(size, size), mode="bilinear", align_corners=False)
@@ -81,7 +166,7 @@ def batches(images: ImageSet, recipe: Recipe, epoch: int, size: int) -> Iterator
     pixels, labels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2), torch.from_numpy(images.labels)
     for start in range(0, len(images) - recipe.batch + 1, recipe.batch):
         chosen = order[start : start + recipe.batch]
-        erased_share = 0.5 if epoch < recipe.epochs else 0.0
+        erased_share = recipe.erased_share if epoch < recipe.epochs else 0.0
         yield upsampled(augmented(pixels[chosen], recipe, erased_share, rng), size), labels[chosen]
 
 
@@ -114,8 +199,6 @@ def train(
     Raises:
         ConfigError: too few images for one batch, or the checkpoint is damaged or of another length of training.
     """
-    if name not in EXIT_WEIGHTS:
-        raise ConfigError(f"no recipe to train {name!r}; there is one for: {', '.join(EXIT_WEIGHTS)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build(name, seed=recipe.seed)
     assert isinstance(network, torch.nn.Module)
@@ -131,10 +214,10 @@ def train(
     first = 0
     if checkpoint.exists():
         state = _resume(checkpoint, device)
-        if state["steps"] != [recipe.epochs, recipe.finish_epochs, steps]:
+        if state["steps"] != [*recipe.stages, steps]:
             raise ConfigError(
-                f"{checkpoint} was begun with [epochs, finishing epochs, batches] {state['steps']}, not "
-                f"{[recipe.epochs, recipe.finish_epochs, steps]}; go on with the same, or choose another folder"
+                f"{checkpoint} was begun with [epochs of each stage, batches] {state['steps']}, not {[*recipe.stages, steps]}; "
+                "go on with the same, or choose another folder"
             )
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
@@ -142,41 +225,57 @@ def train(
         first = state["epoch"]
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     held: list[float] = []
-    total = recipe.epochs + recipe.finish_epochs
+    total = sum(recipe.stages)
     for epoch in range(first, total):
-        finishing = epoch >= recipe.epochs
-        weights = EXIT_WEIGHTS[name] if not finishing else (*[recipe.finish_weight] * (len(network.depths) - 1), 1.0)
-        # Dropout draws from the global generator: seed it by epoch, so that a resumed run repeats an uninterrupted one.
+        finish, into = recipe.stage(epoch)
+        # Dropout draws from the global generator: seeded by epoch, so that a resumed run repeats an uninterrupted one.
         torch.manual_seed(recipe.seed * 7_919 + epoch)
+        rng = np.random.default_rng((recipe.seed, epoch))
         network.train()
+        if finish is not None:
+            _prepare(network, finish)
         start = time.monotonic()
         for step, (x, labels) in enumerate(batches(images, recipe, epoch, network.input_shape[1])):
             with torch.autocast(device.type, torch.bfloat16):
-                logits = network(x.to(device))
+                cut = 0 if finish is None else int(rng.integers(0, finish.coarse_cuts + 1))
+                logits = logits_through(network, x.to(device), cut, COARSE_BITS)
             target = labels.to(device)
-            weighted = zip(weights, logits, strict=True)
+            weighted = zip(recipe.exit_weights if finish is None else finish.exit_weights, logits, strict=True)
             loss = sum(weight * functional.cross_entropy(one.float(), target) for weight, one in weighted)
             assert isinstance(loss, torch.Tensor)
-            if finishing:
-                left = 1.0 - (epoch - recipe.epochs + step / steps) / recipe.finish_epochs
+            if finish is not None:
+                left = 1.0 - (into + step / steps) / finish.epochs
                 for group in optimiser.param_groups:
-                    group["lr"], group["momentum"] = recipe.finish_rate * left, recipe.momentum
+                    group["lr"], group["momentum"] = FINISH_RATE * left, recipe.momentum
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
             optimiser.step()
-            if not finishing:
+            if finish is None:
                 schedule.step()
             if step % 20 == 19:
                 report(f"epoch {epoch + 1}/{total} loss {loss.item():.3f}", (epoch + (step + 1) / steps) / total)
         state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
         temporary = checkpoint.with_suffix(".tmp")
-        torch.save(state | {"epoch": epoch + 1, "steps": [recipe.epochs, recipe.finish_epochs, steps]}, temporary)
+        torch.save(state | {"epoch": epoch + 1, "steps": [*recipe.stages, steps]}, temporary)
         temporary.replace(checkpoint)
         held = accuracy(network, held_out, device) if held_out is not None else []
         shown = " ".join(f"{value:.4f}" for value in held)
         took = f"took {time.monotonic() - start:.0f} s, held-out exits {shown}"
         report(f"epoch {epoch + 1}/{total} {took}", (epoch + 1) / total)
     return held or (accuracy(network, held_out, device) if held_out is not None else [])
+
+
+def _prepare(network: MultiExit, finish: Finish) -> None:
+    """Fix what a finish does not train: early layers and their heads, and the statistics where cuts are coarse."""
+    fixed = [*network.layers[: finish.first_layer]]
+    fixed += [head for head, depth in zip(network.heads, network.depths, strict=True) if depth <= finish.first_layer]
+    for module in fixed:
+        module.eval()
+        module.requires_grad_(False)
+    # Those of coarse and of exact tensors differ, and most tensors that will come are exact.
+    for module in network.modules() if finish.coarse_cuts else ():  # type: ignore[attr-defined]  # a MultiExit is a torch module
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            module.eval()
 
 
 def _resume(checkpoint: Path, device: torch.device) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from cutlayer.errors import ConfigError, CutlayerError
 from cutlayer.files import write_atomic
 from cutlayer.options import Parser
 from cutlayer.profiles.plans import PlanTable
+from cutlayer.profiles.rows import AFFINE
 from cutlayer.runtime.client import Client
 from cutlayer.runtime.controller import Outcome
 from cutlayer.runtime.split.device import DeviceAgent, TracePace
@@ -76,10 +77,30 @@ def outcome(plan: int, start_s: float, done: Inference) -> Outcome:
     )
 
 
+def refuse_unspoken(plans: PlanTable) -> None:
+    """Device and edge speak raw pixels and quantised tensors: a table with any other codec would be run as something else.
+
+    Raises:
+        ConfigError: the table has a plan of another codec.
+    """
+    other = [plan for plan, row in enumerate(plans.rows) if row.codec != AFFINE]
+    if other:
+        codecs = ", ".join(dict.fromkeys(plans.rows[plan].codec for plan in other))
+        raise ConfigError(
+            f"{len(other)} plans of the table, the first of them {plans.name(other[0])!r}, are coded by {codecs}, which split "
+            "inference does not speak; give a plan table, and a policy for it, with affine plans only"
+        )
+
+
 def run(
     plans: PlanTable, client: Client, graphs: Graphs, address: tuple[str, int], pixels: NDArray[np.uint8], drive: Drive, deadline_s: float
 ) -> list[Run]:
-    """Every image once as the daemon decides and once at 32 bits; pixels (n, height, width, 3)."""
+    """Every image once as the daemon decides and once at 32 bits; pixels (n, height, width, 3).
+
+    Raises:
+        ConfigError: the table has plans that split inference cannot run, or `DeviceAgent.infer` refuses a request.
+    """
+    refuse_unspoken(plans)
     begin_s = time.monotonic()
     agent = DeviceAgent(graphs, address, pace=TracePace(drive.rates_bps, drive.slot_s, begin_s))
     exact = DeviceAgent(graphs, address)

@@ -177,7 +177,7 @@ class OneClock:
         edges = np.append(np.arange(len(harvest)) * self.streams.slot_s, math.inf)
         inside = np.minimum(edges[1:], self.world.now) - np.maximum(edges[:-1], since)
         charge += float(np.maximum(inside, 0.0) @ harvest) - battery.idle_w * (self.world.now - since)
-        if self.uplink.count == 0:
+        if self.uplink.count == 0 and self.link_used + self.scenario.path.rtt_s / 2 <= self.world.now:
             charge, self.unpaid_j = charge - self.unpaid_j, 0.0
         charge = float(np.clip(charge, 0.0, battery.capacity_j))
         self.charge = (self.world.now, charge - joules if charge >= joules else charge)

@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numba import njit
 from numba.extending import register_jitable
@@ -311,6 +311,22 @@ def test_no_scenario_shows_its_future(lab, name):
     st.integers(0, 2**32),
 )
 @settings(max_examples=80)
+@example(
+    {
+        "seed": 122577,
+        "link": "steady",
+        "jobs": "none",
+        "arrivals": "periodic",
+        "rtt": True,
+        "servers": 1,
+        "restart": False,
+        "heat": False,
+        "battery": True,
+        "loads": "nothing",
+        "told": False,
+    },
+    0,
+)  # the charge told when a transfer had ended, half a round trip before the link did
 def test_no_random_world_shows_its_future(lab, knobs, seed):
     world = lab.world(**knobs, requests=16)
     other = lab.world(seed, requests=40, link="slots", jobs="overload").streams

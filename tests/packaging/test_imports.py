@@ -19,9 +19,16 @@ FOLDERS = LAYERS[1:-1]
 
 # Modules directly under src/cutlayer.
 LAYER_OF = {
-    "__init__": "base", "errors": "base", "files": "base", "options": "base",
-    "profile_cli": "cli", "channel_cli": "cli", "cli": "cli",
-}  # fmt: skip
+    "__init__": "base",
+    "errors": "base",
+    "files": "base",
+    "options": "base",
+    "channel_cli": "cli",
+    "measure_cli": "cli",
+    "plan_cli": "cli",
+    "profile_cli": "cli",
+    "cli": "cli",
+}
 
 # Libraries of training and simulation; a device has none of them.
 HEAVY = ("torch", "gymnasium", "simpy", "stable_baselines3", "matplotlib", "numba")

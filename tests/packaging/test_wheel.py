@@ -30,7 +30,7 @@ ACCELERATOR = re.compile(r"(nvidia|cuda|triton|pytorch-triton)\b")
 
 # What a device needs to decide; imported below from the wheel alone, with numpy and msgspec and nothing else.
 DECIDES = {
-    "profiles": ("schema", "load", "plans", "codecs", "energy"),
+    "profiles": ("schema", "load", "plans", "codecs", "energy", "traces"),
     "runtime": ("telemetry", "features", "policy", "bundle", "controller"),
 }
 

@@ -1,14 +1,19 @@
-"""Quantisation: at most half a step off, packed into exactly the bytes that the cost model counts."""
+"""Quantisation: at most half a step off, packed into exactly the bytes that the cost model counts; zstd changes no value."""
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cutlayer.errors import PeerError
+from cutlayer.errors import ConfigError, PeerError
 from cutlayer.profiles import codecs
 from cutlayer.runtime.split import protocol
 
@@ -153,3 +158,184 @@ def test_the_header_of_the_cost_model_is_the_header_on_the_wire():
     request = protocol.Request(1, bytes(protocol.MODEL_BYTES), 0, 0)
     reply = protocol.Reply(1, protocol.Status.OK, 0, 0)
     assert len(protocol.pack_request(request)) == len(protocol.pack_reply(reply)) == codecs.HEADER_BYTES
+
+
+# --- the codecs as plans name them
+
+
+@pytest.fixture(scope="module")
+def zstd():
+    return codecs.Zstd()
+
+
+def test_every_codec_serves_the_cuts_and_leaves_the_input_alone(zstd):
+    for codec in (codecs.Affine(), zstd):
+        assert codec.widths(0) == ()
+        for cut in (1, 7):
+            assert list(codec.widths(cut)) == sorted(set(codec.widths(cut)) & set(codecs.BITS))
+    assert set(zstd.widths(1)) >= {2, 4, 8}
+
+
+@given(x=tensors(-100, 100))
+def test_affine_sends_what_the_functions_make_in_the_bytes_that_the_shape_says(x):
+    codec = codecs.Affine()
+    for bits in codec.widths(1):
+        sent = codec.encode(x, 1, bits)
+        assert sent == codecs.encode(x, bits)
+        assert len(sent.data) == codecs.payload_bytes(x.size, bits)
+        np.testing.assert_array_equal(codec.decode(sent, 1, x.shape), codecs.decode(sent.data, bits, sent.lo, sent.scale, x.shape))
+
+
+@given(x=tensors(-100, 100))
+@example(x=np.zeros((64, 32, 33), np.float32))
+@example(x=np.random.default_rng(1).normal(size=(64, 32, 33)).astype(np.float32))
+@example(x=np.random.default_rng(1).normal(size=1_100_000).astype(np.float32))  # longer than the level's window of 2**19 bytes
+def test_zstd_decodes_to_what_affine_decodes_to_bit_for_bit(zstd, x):
+    for bits in zstd.widths(1):
+        sent, plain = zstd.encode(x, 1, bits), codecs.encode(x, bits)
+        assert (sent.bits, sent.lo, sent.scale) == (plain.bits, plain.lo, plain.scale)
+        for data in (sent.data, memoryview(sent.data)):
+            got = zstd.decode(codecs.Encoded(data, sent.bits, sent.lo, sent.scale), 1, x.shape)
+            assert got.tobytes() == codecs.decode(plain.data, bits, plain.lo, plain.scale, x.shape).tobytes()
+            assert (got.dtype, got.shape) == (np.float32, x.shape)
+
+
+def test_zstd_sends_a_standard_frame_of_the_packed_bytes(zstd, rng):
+    x = np.maximum(rng.normal(size=(16, 8, 8)), 0).astype(np.float32)
+    for bits in codecs.ZSTD_BITS:
+        sent = zstd.encode(x, 1, bits)
+        plain = zstandard.ZstdDecompressor().decompressobj().decompress(sent.data)
+        assert plain == codecs.encode(x, bits).data
+
+
+def test_zstd_needs_fewer_bytes_where_half_of_the_values_are_zero(zstd, rng):
+    x = np.maximum(rng.normal(size=(64, 16, 16)), 0).astype(np.float32)
+    for bits in codecs.ZSTD_BITS:
+        assert len(zstd.encode(x, 1, bits).data) < 0.8 * codecs.payload_bytes(x.size, bits)
+
+
+def frame(size: bytes, blocks: bytes, descriptor: int = 0x20, window: bytes = b"") -> bytes:
+    """A Zstandard frame by the letter of RFC 8878, section 3.1.1: magic, descriptor, window, content size, blocks.
+
+    The descriptor 0x20 says: one segment, content size in one byte, no checksum, no dictionary.
+    """
+    return bytes.fromhex("28b52ffd") + bytes([descriptor]) + window + size + blocks
+
+
+def block(kind: int, size: int, body: bytes) -> bytes:
+    """The last block of a frame: 0 raw, 1 one byte repeated."""
+    return (1 | kind << 1 | size << 3).to_bytes(3, "little") + body
+
+
+def test_zstd_reads_frames_of_any_writer(zstd):
+    """Known answers, written by hand from the RFC: a raw block, and one byte repeated."""
+    for body, values in ((block(0, 4, bytes([0, 1, 2, 255])), [0, 1, 2, 255]), (block(1, 4, b"\7"), [7, 7, 7, 7])):
+        got = zstd.decode(codecs.Encoded(frame(b"\4", body), 8, 1.0, 0.5), 1, (2, 2))
+        np.testing.assert_array_equal(got, 1.0 + 0.5 * np.reshape(values, (2, 2)))
+
+
+@pytest.fixture(scope="module")
+def payload(zstd):
+    """A payload of 200 values, and how to read bytes in its place."""
+    x = np.maximum(np.random.default_rng(5).normal(size=200), 0).astype(np.float32)
+    sent = zstd.encode(x, 1, 4)
+    return sent.data, lambda data, shape=(200,): zstd.decode(codecs.Encoded(data, 4, sent.lo, sent.scale), 1, shape)
+
+
+def assert_refused(read, data, *more):
+    with pytest.raises(PeerError, match=r"^payload of \d+ bytes is no zstd frame of the \d+ bytes that a tensor of shape ") as caught:
+        read(data, *more)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zstd_payload_that_is_cut_short_is_refused(payload):
+    data, read = payload
+    for length in range(len(data)):
+        assert_refused(read, data[:length])
+
+
+def test_a_zstd_payload_with_more_behind_it_is_refused(payload):
+    data, read = payload
+    for more in (b"\0", data, bytes(100)):
+        assert_refused(read, data + more)
+
+
+def test_a_damaged_zstd_payload_is_refused_or_harmless(payload):
+    """A few bits mean nothing to a reader, as one of the frame's header; every other one is noticed."""
+    data, read = payload
+    exact, harmless = read(data).tobytes(), 0
+    for bit in range(8 * len(data)):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << bit % 8
+        try:
+            assert read(bytes(broken)).tobytes() == exact
+            harmless += 1
+        except PeerError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+    assert harmless < 0.01 * 8 * len(data)
+
+
+@given(data=st.binary(max_size=60))
+def test_any_bytes_are_refused_as_zstd(payload, data):
+    _, read = payload
+    assert_refused(read, data)
+    assert_refused(read, bytes.fromhex("28b52ffd") + data)
+
+
+def test_a_zstd_payload_of_another_shape_or_width_is_refused(zstd, payload):
+    data, read = payload
+    for shape in ((198,), (201,), (2, 200), (0,)):
+        assert_refused(read, data, shape)
+    for bits in (0, 1, 8, 16, 32):
+        with pytest.raises(PeerError, match=rf"at {bits} bits"):
+            zstd.decode(codecs.Encoded(data, bits, 0.0, 1.0), 1, (200,))
+    with pytest.raises(PeerError, match="at cut 0"):
+        zstd.decode(codecs.Encoded(data, 4, 0.0, 1.0), 0, (200,))
+
+
+HUGE = (1 << 40).to_bytes(8, "little")  # a terabyte
+BOMBS = {
+    "announces a terabyte": frame(HUGE, block(1, 1 << 17, b"\0"), 0xE0),
+    "does not say how much": frame(b"", block(1, 1 << 17, b"\0"), 0x00, window=b"\x38"),
+    "wants a window of a gigabyte": frame((100).to_bytes(4, "little"), block(1, 100, b"\0"), 0x80, window=b"\xa0"),
+    "makes more than it announces": frame(b"\x64", block(1, 1 << 17, b"\0")),
+    "makes less than it announces": frame(b"\x64", block(1, 99, b"\0")),
+    "is to be skipped": bytes.fromhex("502a4d18") + (100).to_bytes(4, "little") + bytes(100),
+    "wants a dictionary": frame(b"\x07\x64", block(1, 100, b"\0"), 0x21),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_zstd_payload_never_makes_more_than_the_tensor_needs(payload, bomb):
+    _, read = payload
+    np.testing.assert_array_equal(read(frame(b"\x64", block(1, 100, b"\0"))), read(frame(b"\x64", block(0, 100, bytes(100)))))
+    tracemalloc.start()
+    try:
+        assert_refused(read, bomb)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_zstd_serves_threads_side_by_side(zstd, rng):
+    given_ = [np.maximum(rng.normal(size=(16, 16, 16)), 0).astype(np.float32) for _ in range(40)]
+    alone = [zstd.encode(x, 1, 4) for x in given_]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda x: zstd.encode(x, 1, 4), given_)) == alone
+        for x, got in zip(given_, pool.map(lambda sent: zstd.decode(sent, 1, (16, 16, 16)), alone), strict=True):
+            assert got.tobytes() == codecs.Affine().decode(codecs.encode(x, 4), 1, x.shape).tobytes()
+
+
+def test_without_the_library_zstd_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ConfigError, match=r'zstandard, which is not installed; pip install "cutlayer\[zstd\]"'):
+        codecs.Zstd()
+
+
+def test_the_codecs_of_a_network_by_name(network):
+    everything = [codec.name for codec in codecs.serving(network)]
+    assert everything[:2] == ["affine", "zstd"]
+    assert [codec.name for codec in codecs.serving(network, ["zstd"])] == ["zstd"]
+    assert [codec.name for codec in codecs.serving(network, ["zstd", "affine"])] == ["affine", "zstd"]
+    with pytest.raises(ConfigError, match=r"no codec 'ztsd' for alexnet; did you mean 'zstd'\? there are: affine, zstd"):
+        codecs.serving(network, ["affine", "ztsd"])

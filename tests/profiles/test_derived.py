@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,8 +52,9 @@ def test_a_derived_table_scales_every_time_and_names_its_source(measured, name, 
 
 
 def test_a_derived_board_does_not_inherit_the_power_of_the_server(measured):
+    measured = msgspec.structs.replace(measured, idle_w=40.0)
     table = derived.by_name("raspberry-pi-4", measured)
-    assert table.busy_w == DEVICE_BUSY_W
+    assert (table.busy_w, table.idle_w) == (DEVICE_BUSY_W, None)
     assert table.provenance.energy_method.startswith("modelled:")
     assert table == derived.raspberry_pi_4(measured)
 

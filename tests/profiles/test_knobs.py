@@ -159,7 +159,10 @@ def test_shares_sum_to_one_and_name_every_value_offered(data):
 def test_what_is_sent_whole_or_stays_is_listed_and_is_no_bit_width():
     found = report(choice(), NEAR, linear(0.1))
     assert set(found.share["bits"]) == {"raw", "8", "none"}
-    assert found.counts() == {"optimal_exits": 1, "optimal_partitions": 3, "optimal_interior_partitions": 1, "optimal_bits": 1}
+    assert set(found.share["codec"]) == {"raw", "affine", "none"}
+    assert found.counts() == {
+        "optimal_exits": 1, "optimal_partitions": 3, "optimal_interior_partitions": 1, "optimal_bits": 1, "optimal_codecs": 1,
+    }  # fmt: skip
 
 
 def test_a_value_counts_from_one_percent_on():
@@ -193,9 +196,11 @@ def test_a_value_that_is_never_optimal_must_be_declared():
     """The guard of the built-in tables, on one with a plan that nobody would take."""
     plans = table(*choice().rows, row(0, 2, 8, device_s=0.5, edge_s=0.5, wire_bytes=50_000, accuracy=0.1))
     found = report(plans, NEAR, linear(0.1))
-    assert found.never == {"exit": [], "partition": ["2"], "bits": []}
+    assert found.never == {"exit": [], "partition": ["2"], "bits": [], "codec": []}
     assert check.undeclared(found, {}) == {"partition": ["2"]}
     assert check.undeclared(found, {"partition": {"2": "because"}}) == {}
+    assert check.overdeclared(found, {"partition": {"2": "because"}}) == {}
+    assert check.overdeclared(found, {"partition": {"1": "so", "2": "because"}, "bits": {"5": "?"}}) == {"partition": ["1"], "bits": ["5"]}
 
 
 def test_check_gives_the_contract_for_a_file_and_text_says_it(tmp_path):
@@ -205,7 +210,7 @@ def test_check_gives_the_contract_for_a_file_and_text_says_it(tmp_path):
     result = json.loads(json.dumps(check.check(str(file))))
     contract = {"optimal_exits", "optimal_partitions", "optimal_interior_partitions", "optimal_bits", "share", "gain_over_best_pair"}
     assert contract <= set(result)
-    assert set(result["share"]) == {"exit", "partition", "bits"}
+    assert set(result["share"]) == {"exit", "partition", "bits", "codec"}
     assert isinstance(result["gain_over_best_pair"], float)
     assert "beside" not in result
     assert result["declared"] == {}
@@ -224,7 +229,7 @@ def test_a_table_without_interior_cuts_is_judged_too():
 
 @pytest.mark.parametrize("name", ["defualt", "nowhere/plans.json"])
 def test_an_unknown_table_is_told_what_there_is(name):
-    with pytest.raises(ConfigError, match="built-in name: default, jpeg, privacy"):
+    with pytest.raises(ConfigError, match="built-in name: default, jpeg, privacy, bottleneck"):
         check.check(name)
 
 
@@ -232,3 +237,114 @@ def test_a_file_that_is_no_plan_table_is_refused(tmp_path):
     (tmp_path / "other.json").write_text('{"format": 1}', encoding="utf-8")
     with pytest.raises(ProfileError, match="is not a plan table"):
         check.check(str(tmp_path / "other.json"))
+
+
+# --- several codecs
+
+
+def codings():
+    """One cut, sent as 1 kB exactly, as 400 B by a bottleneck that errs, or as 900 B by a slow zstd."""
+    half = {"device_s": 0.02, "edge_s": 0.0005}
+    return table(
+        row(0, 0, 8, edge_s=0.001, wire_bytes=10_000),
+        row(0, 1, 8, **half, wire_bytes=1_000),
+        row(0, 1, 8, **half, wire_bytes=900, encode_s=0.03, codec="zstd", payload_p95_bytes=1_200),
+        row(0, 1, 8, **half, wire_bytes=400, accuracy=0.47, codec="bottle6", unit="bottle6@1", channels=6, swap_s=0.5, unit_bytes=900),
+        row(0, 1, 4, **half, wire_bytes=390, accuracy=0.4),
+        row(0, 3, 0, device_s=0.04),
+    )
+
+
+def test_the_codec_of_a_tensor_is_a_knob_with_its_channels():
+    found = report(codings(), NEAR, linear(0.1))
+    assert list(found.share["codec"]) == found.offered["codec"] == ["raw", "affine", "zstd", "bottle6", "none"]
+    assert found.never["codec"] == ["zstd"]  # the device alone is faster
+    assert [(way["codec"], way["channels"]) for way in found.codecs] == [("affine", None), ("zstd", None), ("bottle6", 6)]
+    assert {way["codec"]: way["share"] for way in found.codecs} == {
+        codec: found.share["codec"][codec] for codec in ("affine", "zstd", "bottle6")
+    }
+    assert found.bottleneck == found.share["codec"]["bottle6"] > 0.0
+    assert sum(found.share["codec"].values()) == pytest.approx(1.0)
+    assert found.share["bits"]["8"] == pytest.approx(sum(way["share"] for way in found.codecs))
+    assert found.counts()["optimal_codecs"] == sum(way["share"] >= knobs.COUNTS_FROM for way in found.codecs)
+
+
+def test_the_rate_from_which_the_exact_tensor_is_worth_its_bytes_is_the_one_worked_out_by_hand():
+    # linear(0.1): a second costs 0.2 / 0.1, so 0.03 of accuracy are worth 15 ms, in which 600 bytes go at 320 kb/s.
+    rate = 8 * 600 / (0.03 * 0.1 / 0.2)
+    found = report(
+        table(*codings().rows[1:4], row(0, 3, 0, device_s=9.0)), NEAR, linear(0.1), Sweep((0.999 * rate, 1.001 * rate), (1.0,), (0.0,))
+    )
+    assert [found.plans.name(int(plan)) for plan in found.chosen[0, 0]] == ["e0 p1 bottle6", "e0 p1 8b"]
+
+
+def test_bits_and_codec_are_frozen_together_and_each_constant_is_tried():
+    plans, objective = codings(), linear(0.1)
+    found = report(plans, NEAR, objective)
+    pair = {pair.frozen: pair for pair in found.pairs}
+    assert list(pair) == ["exit", "partition", "coding"]
+    rewards = found.sweep.rewards(found.plans, NEAR, objective).reshape(-1, len(plans))
+    means = {
+        plans.name(plan).removeprefix("e0 p1 "): rewards[:, [0, plan, 5]].max(axis=1).mean() for plan in range(1, 5)
+    }  # each way to code the tensor alone, beside the input and the device
+    assert pair["coding"].value == max(means, key=means.get)
+    assert pair["coding"].reward == pytest.approx(max(means.values()))
+    of_codec = {"affine": [0, 1, 4, 5], "zstd": [0, 2, 5], "bottle6": [0, 3, 5]}
+    alone = {codec: rewards[:, kept].max(axis=1).mean() for codec, kept in of_codec.items()}
+    assert found.codec == max(alone, key=alone.get)
+    assert found.codec_gain == pytest.approx(rewards.max(axis=1).mean() - max(alone.values()))
+
+
+def test_with_one_codec_it_is_the_width_that_is_frozen_and_more_codecs_gain_nothing():
+    found = report(choice(), NEAR, linear(0.1))
+    assert [pair.frozen for pair in found.pairs] == ["exit", "partition", "bits"]
+    assert (found.codec, found.codec_gain) == ("affine", 0.0)
+
+
+def test_what_a_swap_takes_changes_nothing_here_and_the_report_says_so(tmp_path):
+    plans = codings()
+    free = dataclasses.replace(plans, rows=tuple(msgspec.structs.replace(row, swap_s=0.0) for row in plans.rows))
+    assert (report(plans).chosen == report(free).chosen).all()
+    (tmp_path / "plans.json").write_bytes(plans.encode())
+    result = check.check(str(tmp_path / "plans.json"))
+    assert result["question"]["most_swap_s"] == 0.5
+    assert "is not charged here" in result["question"]["switching"]
+    text = check.text(result)
+    assert "a change of plan costs nothing in this report (to swap a bottleneck in takes the device up to 500 ms)" in text
+    assert "bottle6 (6 channels)" in text
+    assert "codec     never optimal: zstd" in text
+    assert "over the best one alone" in text
+
+
+@given(st.data())
+def test_shares_of_codecs_are_those_of_a_count_state_by_state(data):
+    cost, right, size = st.floats(0.0, 0.05), st.floats(0.4, 0.6), st.integers(100, 9_000)
+    rows = [
+        row(
+            0,
+            1,
+            8,
+            device_s=data.draw(cost),
+            wire_bytes=data.draw(size),
+            accuracy=data.draw(right),
+            codec=codec,
+            unit=unit,
+            channels=channels,
+        )
+        for codec, unit, channels in [("affine", "", 0), ("zstd", "", 0), ("ae12", "ae12@1", 12), ("bottle3", "bottle3@1", 3)]
+    ]
+    found = report(table(*rows, row(0, 2, 8, wire_bytes=50, accuracy=0.4), row(0, 3, 0, device_s=0.03)), NEAR, linear(0.1), SMALL)
+    names = [found.plans.rows[int(plan)].codec if found.plans.rows[int(plan)].bits else "none" for plan in found.chosen.ravel()]
+    assert found.share["codec"] == {codec: pytest.approx(names.count(codec) / len(names)) for codec in found.offered["codec"]}
+    assert found.bottleneck == pytest.approx(sum(name in {"ae12", "bottle3"} for name in names) / len(names))
+
+
+def test_the_figure_has_a_column_for_the_codec_where_there_is_a_choice(tmp_path):
+    pytest.importorskip("matplotlib")
+    from cutlayer.agents import figures
+
+    widths = []
+    for plans in (choice(), codings()):
+        figures.knob_figure(report(plans, NEAR, linear(0.1), SMALL, name="a test"), tmp_path / "knobs.png")
+        widths.append(int.from_bytes((tmp_path / "knobs.png").read_bytes()[16:20], "big"))  # of a PNG, in pixels
+    assert widths[1] == pytest.approx(widths[0] * 4 / 3, abs=2)

@@ -121,8 +121,8 @@ SECOND = ("layers", 1, "time", "cpu", "mean_s")
         (("codecs", 1, "decode", "cpu", "p50_s"), -2.5, ["p50_s -2.5", "decode of cut 1 at 2 bits", "measure it anew"]),
         (SECOND, 3600.5, ["mean_s 3600.5", "b (cpu)", "over an hour", "milliseconds", "seconds"]),
         ((*SECOND[:-1], "n"), 0, ["n 0", "b (cpu)", "at least one run"]),
-        (("schema_version",), 0, ["schema version 0", "reads 1", "measure it anew"]),
-        (("schema_version",), 99, ["schema version 99", "reads 1", "measure it anew"]),
+        (("schema_version",), 0, ["schema version 0", "reads 1 to 2", "measure it anew"]),
+        (("schema_version",), 99, ["schema version 99", "reads 1 to 2", "update cutlayer, or measure it anew"]),
         (("depths",), [4, 2], ["depths (4, 2)", "must rise"]),
         (("depths",), [2, 2], ["depths (2, 2)", "must rise"]),
         (("depths",), [0, 4], ["depths (0, 4)", "at least 1"]),
@@ -131,6 +131,11 @@ SECOND = ("layers", 1, "time", "cpu", "mean_s")
         (("depths",), [], ["depths ()"]),
         (("heads",), [], ["0 heads for 2 exits", "one head an exit"]),
         (("busy_w",), -2.0, ["busy_w -2.0", "watts"]),
+        (("whole", "wall", "p50_s"), 0.0, ["whole", "takes no time", "measure it anew"]),
+        ((*SECOND[:-1], "p50_s"), 9.0, ["p50_s 9.0", "b (cpu)", "do not rise"]),
+        (("idle_w",), -1.0, ["idle_w -1.0", "watts"]),
+        (("idle_w",), 2.5, ["idle_w 2.5", "above busy_w 2.0", "exchanged?"]),
+        (("codecs", 2, "bits"), 2, ["cut 1 at 2 bits (affine) is there 2 times", "keep one"]),
         (("input_shape",), [3, 32], ["$.input_shape"]),
         (("provenance", "kind"), "guessed", ["guessed", "$.provenance.kind"]),
     ],
@@ -158,6 +163,68 @@ def test_a_share_of_right_answers_over_one_is_refused(refused, as_dict, accuracy
         assert part in message
     table["plans"][3]["correct"] = -1
     refused(table, load.accuracy)
+
+
+UNIT = {"name": "ae3", "cut": 1, "channels": 3, "code_shape": [3, 8, 8], "sha256": "cd" * 32, "encoder_bytes": 9, "decoder_bytes": 8}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"encoder_bytes": 0}, "unit ae3 at cut 1 in "),
+        ({"code_shape": [3, 0, 8]}, "has a size below 1 or no such cut"),
+        ({"cut": 5}, "unit ae3 at cut 5 in "),
+        ({"cut": 0}, "has a size below 1 or no such cut"),
+        ({"swap": -1.0}, "mean_s -1.0 of swap of ae3 at cut 1 (cpu)"),
+        ({"twice": True}, "unit ae3 at cut 1 is there 2 times"),
+    ],
+)
+def test_a_bottleneck_that_cannot_be_is_refused(refused, as_dict, device, tmp_path, wrong, said):
+    table = as_dict(device)
+    unit = UNIT | {"swap": as_dict(device.whole)}
+    table["units"] = [unit]
+    (tmp_path / "good.json").write_text(json.dumps(table), encoding="utf-8")
+    assert load.profile(tmp_path / "good.json").units[0].code_shape == (3, 8, 8)
+    if "swap" in wrong:
+        change(unit, ("swap", "cpu", "mean_s"), wrong["swap"])
+    elif "twice" in wrong:
+        table["units"].append(unit)
+    else:
+        unit.update(wrong)
+    assert said in refused(table)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mean_bytes": -5.0}, "mean_bytes -5.0 of cut 1 at 4 bits (zstd)"),
+        ({"p50_bytes": 0.0}, "p50_bytes 0.0 of cut 1 at 4 bits (zstd)"),
+        ({"std_bytes": -1.0}, "std_bytes -1.0 of cut 1"),
+        ({"p50_bytes": 300.0}, "p50_bytes, p95_bytes, p99_bytes of cut 1 at 4 bits (zstd)"),
+        ({"n": 0}, "n 0 of cut 1 at 4 bits (zstd)"),
+    ],
+)
+def test_payload_sizes_that_cannot_be_are_refused(refused, as_dict, accuracy_table, tmp_path, wrong, said):
+    table = as_dict(accuracy_table)
+    sizes = {"mean_bytes": 100.0, "std_bytes": 0.0, "p50_bytes": 90.0, "p95_bytes": 120.0, "p99_bytes": 130.0, "n": 9}
+    table["payloads"] = [{"cut": 1, "bits": 4, "codec": "zstd", "sizes": sizes}]
+    (tmp_path / "good.json").write_text(json.dumps(table), encoding="utf-8")
+    assert load.accuracy(tmp_path / "good.json").payloads[0].sizes.n == 9
+    sizes.update(wrong)
+    assert said in refused(table, load.accuracy)
+
+
+def test_a_plan_that_is_counted_twice_is_refused(refused, as_dict, accuracy_table):
+    table = as_dict(accuracy_table)
+    table["plans"].append(table["plans"][1])
+    assert "exit 0, partition 1, 2 bits (affine) is there 2 times" in refused(table, load.accuracy)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"schema_version": 2, "model":' + b"[" * 100_000, b'{"schema_version": 1, "model":' + b"[" * 100_000]
+)
+def test_nesting_without_end_is_refused(refused, content):
+    refused(content)
 
 
 def test_an_accuracy_without_images_is_refused(refused, as_dict, accuracy_table):

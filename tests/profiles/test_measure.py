@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cutlayer.profiles import codecs, derived, load, measure, zoo
+from cutlayer.profiles import acceptance, codecs, derived, load, measure, zoo
 from cutlayer.profiles.plans import PlanTable
 from cutlayer.profiles.schema import SCHEMA_VERSION, AccuracyTable, Cell, PlanAccuracy, Timing
 
@@ -65,15 +65,15 @@ def test_cpu_time_is_part_of_wall_time(measured):
 
 def test_the_parts_add_up_to_the_whole(measured):
     """A few runs on a busy machine prove little: a layer forgotten or counted twice would show."""
-    assert abs(measure.additive_error(measured)) < 0.5
+    assert abs(acceptance.additive_error(measured)) < 0.5
 
 
 def test_additive_error_by_hand(device):
-    assert measure.additive_error(device) == pytest.approx(0.0, abs=1e-12)
+    assert acceptance.additive_error(device) == pytest.approx(0.0, abs=1e-12)
     first = device.layers[0]
     time = msgspec.structs.replace(first.time, cpu=msgspec.structs.replace(first.time.cpu, mean_s=first.time.cpu.mean_s + 0.0043))
     more = msgspec.structs.replace(device, layers=(msgspec.structs.replace(first, time=time), *device.layers[1:]))
-    assert measure.additive_error(more) == pytest.approx(0.1)
+    assert acceptance.additive_error(more) == pytest.approx(0.1)
 
 
 def test_provenance_says_where_when_and_how(measured):
@@ -131,7 +131,7 @@ def test_a_wall_clock_far_above_the_cpu_flags_the_table(device, wall_s, noisy):
 
     # It is the medians that count: one stall in nine runs moves a mean.
     whole = Timing(wall=cell(wall_s, 1.0 if not noisy else 0.0), cpu=cell(0.010, 0.010))
-    assert measure.noisy(msgspec.structs.replace(device, whole=whole)) is noisy
+    assert acceptance.noisy(msgspec.structs.replace(device, whole=whole)) is noisy
 
 
 # --- derived tables

@@ -64,7 +64,7 @@ def test_rapl_adds_packages_and_leaves_out_what_overlaps_them(tmp_path):
     for zone in (tmp_path / "class/powercap").iterdir():
         put(zone, energy_uj=100)
     assert meter.read_j() == pytest.approx(100e-6 * len(zones))
-    assert (meter.method, meter.scope) == ("rapl", "processor: package-0, package-1")
+    assert (meter.method, meter.scope) == ("rapl", "processor package-0, package-1")
 
 
 @given(st.integers(0, 999), st.lists(st.integers(0, 999), max_size=30))
@@ -178,7 +178,7 @@ def test_a_battery_with_an_energy_gauge(tmp_path):
     meter = meters.Battery(tmp_path)
     put(pack, energy_now=49_990_000)
     assert meter.read_j() == pytest.approx(36.0)  # 10 mWh
-    assert (meter.method, meter.scope) == ("battery", "whole device: BAT0")
+    assert (meter.method, meter.scope) == ("battery", "whole device, BAT0")
 
 
 def test_a_battery_with_a_charge_gauge_takes_the_mean_voltage(tmp_path):
@@ -269,7 +269,7 @@ def test_nvml_without_driver_or_counter_says_so(nvml, tmp_path, missing):
 
 def test_nvml_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as if it were not installed
-    with pytest.raises(ProfileError, match="pip install nvidia-ml-py"):
+    with pytest.raises(ProfileError, match=r"pip install 'cutlayer\[nvml\]'"):
         meters.Nvml()
 
 

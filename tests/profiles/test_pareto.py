@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cutlayer.profiles import builtin
@@ -66,6 +68,34 @@ objectives = st.builds(
     energy_weight=st.floats(0.0, 5.0),
 )
 weights = st.lists(st.floats(0.0, 10.0), min_size=9, max_size=9)
+UNITS = ("", "bottle3@1", "bottle6@1")
+
+
+def coded(*plans):
+    """(unit, device_s, accuracy, swap_s) of each plan; one that stays on the device ends the table."""
+    free = {"encode_s": 0.0, "decode_s": 0.0, "edge_s": 0.0, "device_j": 0.0, "fallback_s": 0.0, "fallback_j": 0.0}
+    free |= {"fallback_exit": 0, "fallback_accuracy": 0.5}
+    rows = [
+        PlanRow(
+            exit=0, partition=1, bits=8, device_s=device_s, accuracy=accuracy, payload_bytes=50, wire_bytes=178, codec=f"codec{i}",
+            unit=unit, swap_s=swap_s, **free,
+        )
+        for i, (unit, device_s, accuracy, swap_s) in enumerate(plans)
+    ]  # fmt: skip
+    local = PlanRow(exit=0, partition=2, bits=0, device_s=0.02, accuracy=0.5, payload_bytes=0, wire_bytes=0, **free)
+    return PlanTable("net", "device", "edge", (1,), (*rows, local))
+
+
+@st.composite
+def coded_tables(draw):
+    """A few plans that differ in little but their bottleneck and their longest payload: what beats what hangs on these."""
+    swaps = {"": 0.0} | {unit: draw(st.sampled_from([0.002, 0.01])) for unit in UNITS[1:]}
+    units = draw(st.lists(st.sampled_from(UNITS), min_size=2, max_size=5))
+    table = coded(*((unit, draw(st.sampled_from([0.0, 0.01])), draw(st.sampled_from([0.5, 0.6])), swaps[unit]) for unit in units))
+    rows = (
+        msgspec.structs.replace(row, payload_p95_bytes=draw(st.sampled_from([None, 5_000])) if row.bits else None) for row in table.rows
+    )
+    return dataclasses.replace(table, rows=tuple(rows))
 
 
 def best(plans, now, objective):
@@ -92,7 +122,68 @@ def test_so_is_any_other_monotone_worth_fallback_included(plans, weights, limit_
     assert worth(plans.pruned()).max() == pytest.approx(worth(plans).max(), abs=1e-12)
 
 
-@given(tables())
+@given(coded_tables(), st.floats(0.001, 10.0), st.floats(0.001, 10.0), st.sampled_from([50, 5_000]))
+def test_so_is_a_worth_of_the_longest_payload(plans, per_s, per_kb, limit_bytes):
+    """As a price for each byte of it, and as a limit that it must not pass."""
+    for worth in (
+        lambda these: these.accuracy - per_s * these.device_s - per_kb * 1e-3 * these.payload_p95_bytes,
+        lambda these: these.accuracy - per_s * these.device_s - (these.payload_p95_bytes > limit_bytes),
+    ):
+        assert worth(plans.pruned()).max() == pytest.approx(worth(plans).max(), abs=1e-12)
+
+
+def best_run(plans, limits_s, weight, penalty, first):
+    """Worth of the best plans for several requests in a row: whoever needs a bottleneck that is not in place swaps it in first,
+    and it stays. Found by trying every sequence of (bottleneck, plan).
+    """
+    at = {unit: [i for i, row in enumerate(plans.rows) if row.unit == unit] for unit in UNITS}
+    total = -np.inf
+    for needs in itertools.product(UNITS, repeat=len(limits_s)):
+        placed, worth = first, 0.0
+        for need, limit_s in zip(needs, limits_s, strict=True):
+            if not at[need]:
+                worth = -np.inf
+                break
+            swap = need not in ("", placed)
+            placed = need or placed
+            these = at[need]
+            latency = plans.device_s[these] + swap * plans.swap_s[these]
+            worth += (plans.accuracy[these] - weight * latency - penalty * (latency > limit_s)).max()
+        total = max(total, worth)
+    return total
+
+
+@example(  # the second plan is beaten by the first, but makes the third possible in time for the next request
+    coded(("", 0.0, 0.5, 0.0), ("bottle3@1", 0.0, 0.5, 0.002), ("bottle3@1", 0.01, 0.6, 0.002)), [0.011] * 3, 0.0, 1.0, ""
+)
+@given(
+    coded_tables(),
+    st.lists(st.sampled_from([0.001, 0.004, 0.011, 0.05]), min_size=3, max_size=3),
+    st.floats(0.0, 10.0),
+    st.floats(0.0, 2.0),
+    st.sampled_from(UNITS),
+)
+def test_so_is_the_best_run_of_requests_that_swap_bottlenecks(plans, limits_s, weight, penalty, first):
+    """A plan that is beaten may still leave the bottleneck in place that the next, more urgent request needs."""
+    assert best_run(plans.pruned(), limits_s, weight, penalty, first) == pytest.approx(
+        best_run(plans, limits_s, weight, penalty, first), abs=1e-9
+    )
+
+
+def test_plans_of_different_bottlenecks_are_not_compared():
+    cheap = PlanRow(
+        exit=0, partition=1, bits=8, device_s=0.01, encode_s=0.0, decode_s=0.0, edge_s=0.01, payload_bytes=9, wire_bytes=99, accuracy=0.7,
+        device_j=0.0, fallback_exit=0, fallback_s=0.0, fallback_accuracy=0.5, fallback_j=0.0,
+    )  # fmt: skip
+    worse = {"accuracy": 0.6, "unit": "bottle3@1", "codec": "bottle3", "swap_s": 0.001, "unit_bytes": 9}
+    dear = msgspec.structs.replace(cheap, **worse)
+    dearer = msgspec.structs.replace(dear, accuracy=0.5)
+    assert PlanTable("net", "d", "e", (2,), (cheap, dear, dearer)).pruned().rows == (cheap, dear)
+    longer = msgspec.structs.replace(cheap, payload_p95_bytes=10)
+    assert PlanTable("net", "d", "e", (2,), (longer, cheap)).pruned().rows == (cheap,)
+
+
+@given(st.one_of(tables(), coded_tables()))
 def test_what_is_left_is_in_order_cannot_be_pruned_further_and_can_stay_on_the_device(plans):
     left = plans.pruned()
     where = [plans.rows.index(row) for row in left.rows]

@@ -184,7 +184,7 @@ def test_another_measurement_has_another_digest(plans, device, edge, accuracy_ta
         lambda data: data[:-1],
         lambda data: data[: len(data) // 2],
         lambda data: b"",
-        lambda data: data.replace(b'"format":1', b'"format":2'),
+        lambda data: data.replace(b'"format":1', b'"format":99'),
         lambda data: data.replace(b'"exit":1', b'"exit":"1"', 1),
         lambda data: data.replace(b'"bits"', b'"width"', 1),
         lambda data: data.replace(b'"tiny"', b'"t\xffny"'),

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cutlayer.errors import ConfigError
-from cutlayer.profiles import images, zoo
+from cutlayer.profiles import codecs, images, zoo
 from cutlayer.profiles.zoo import train
 
 HELD_OUT = "cifar10_jpegq75/test_public.npz"
@@ -114,8 +114,9 @@ def photos():
     return images.generated(70, 2)
 
 
-RECIPE = train.Recipe(epochs=2, finish_epochs=1, batch=32, seed=5)
-EPOCHS = 3
+_FINISHES = tuple(dataclasses.replace(finish, epochs=1) for finish in train.recipe_for("alexnet").finishes)
+RECIPE = dataclasses.replace(train.recipe_for("alexnet"), epochs=1, finishes=_FINISHES, batch=32, seed=5)
+EPOCHS = 4
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -177,6 +178,67 @@ def test_a_finished_run_is_only_judged_again(photos, uninterrupted):
     assert checkpoint.read_bytes() == before
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_training_sees_what_the_codec_sends(bits):
+    x = torch.from_numpy(np.random.default_rng(bits).normal(size=(3, 4, 5, 5)).astype(np.float32)).relu()
+    x[1] = 0.7  # a range of nothing
+    seen = train.coarse(x, bits).numpy()
+    for image, got in zip(x.numpy(), seen, strict=True):
+        sent = codecs.encode(image, bits)
+        np.testing.assert_allclose(got, codecs.decode(sent.data, bits, sent.lo, sent.scale, image.shape), rtol=1e-5, atol=1e-6)
+
+
+def test_only_exits_behind_a_coarse_cut_see_it():
+    network = zoo.build("alexnet", seed=1)
+    network.eval()
+    x = torch.randint(0, 256, (2, *network.input_shape)).float()
+    exact = network(x)
+    through = train.logits_through(network, x, 2, 2)
+    same = [torch.equal(a, b) for a, b in zip(exact, through, strict=True)]
+    assert same == [True, False, False, False, False]
+    assert all(torch.equal(a, b) for a, b in zip(exact, train.logits_through(network, x, 0, 2), strict=True))
+
+
+@pytest.fixture(scope="module")
+def by_epoch(photos, tmp_path_factory):
+    """The weights after each epoch of the run."""
+    checkpoint = tmp_path_factory.mktemp("epochs") / "alexnet.pt"
+    kept = []
+
+    def keep(line, share):
+        if "took" in line:
+            kept.append({name: value.clone() for name, value in state(checkpoint)["network"].items()})
+
+    train.train("alexnet", photos, None, checkpoint, RECIPE, keep)
+    return kept
+
+
+def changed(before, after):
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def statistics(name):
+    return "running" in name or "num_batches" in name
+
+
+def test_statistics_stay_while_cuts_are_coarse(by_epoch):
+    assert any(map(statistics, changed(by_epoch[0], by_epoch[1])))
+    coarse = changed(by_epoch[1], by_epoch[2])
+    assert coarse == {name for name in by_epoch[0] if not statistics(name)}
+
+
+def test_the_last_finish_leaves_the_shared_trunk_alone(by_epoch):
+    moved = changed(by_epoch[2], by_epoch[3])
+    assert moved == {
+        name for name in by_epoch[0] if name.startswith(("layers.4", "layers.5", "layers.6", "heads.4")) and not statistics(name)
+    }
+
+
+def test_a_network_for_latency_has_no_recipe():
+    with pytest.raises(ConfigError, match=r"mobilenetv2.*alexnet, resnet20, resnet8"):
+        train.recipe_for("mobilenetv2")
+
+
 def test_too_few_images_for_one_batch_are_refused(photos, tmp_path):
     with pytest.raises(ConfigError, match="10 images"):
         train.train("alexnet", photos.head(10), None, tmp_path / "alexnet.pt", RECIPE, lambda *_: None)
@@ -218,7 +280,7 @@ def test_augmented_images_are_images_of_the_same_size(photos):
     assert (made.shape, made.dtype) == (pixels.shape, torch.uint8)
     assert not torch.equal(made, pixels)
     # Without shift and erasure an image is itself or its mirror image.
-    plain = train.augmented(pixels, train.Recipe(shift=0), 0.0, rng)
+    plain = train.augmented(pixels, dataclasses.replace(RECIPE, shift=0), 0.0, rng)
     kept = [torch.equal(a, b) for a, b in zip(plain, pixels, strict=True)]
     mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(plain, pixels, strict=True)]
     assert all(a or b for a, b in zip(kept, mirrored, strict=True))

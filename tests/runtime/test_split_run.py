@@ -10,14 +10,17 @@ import socket
 import threading
 import zlib
 
+import msgspec
 import numpy as np
 import pytest
 
 from cutlayer.errors import ConfigError
 from cutlayer.profiles import codecs
 from cutlayer.profiles.cost import wire_bytes
+from cutlayer.profiles.plans import PlanTable
 from cutlayer.runtime.split import edge as edge_module
 from cutlayer.runtime.split import protocol
+from cutlayer.runtime.split import run as split_run
 from cutlayer.runtime.split.device import BACK_OFF_S, DeviceAgent, TracePace
 from cutlayer.runtime.split.edge import EdgeServer
 from cutlayer.runtime.split.graphs import resumable
@@ -485,6 +488,21 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, graphs_folder, linked_fol
     graph.unlink()
     graph.write_bytes(data[: len(data) // 2])
     assert f"{graph} ({len(data) // 2} bytes) is not what graphs.json lists" in one_line(capsys, "--graphs", linked_folder)
+
+
+@pytest.mark.parametrize(
+    ("codec", "unit", "name"), [("zstd", "", "e1 p1 8b zstd"), ("bottle6", "bottle6@1", "e1 p1 bottle6"), ("jpeg", "", "e0 jpeg")]
+)
+def test_a_table_whose_codecs_it_does_not_speak_is_refused_before_anything_is_asked_or_sent(plans, image, codec, unit, name):
+    at = 0 if codec == "jpeg" else 5
+    rows = [msgspec.structs.replace(row, codec=codec, unit=unit) if plan == at else row for plan, row in enumerate(plans.rows)]
+    table = PlanTable(plans.model, plans.device, plans.edge, plans.depths, tuple(rows))
+    with pytest.raises(ConfigError) as caught:
+        split_run.run(table, client=None, graphs=None, address=None, pixels=image[None], drive=None, deadline_s=1.0)
+    assert str(caught.value) == (
+        f"1 plans of the table, the first of them {name!r}, are coded by {codec}, which split inference does not speak; give a plan "
+        "table, and a policy for it, with affine plans only"
+    )
 
 
 def test_the_help_shows_an_example(capsys):
