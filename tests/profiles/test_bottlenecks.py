@@ -15,6 +15,7 @@ from torch import nn
 
 from cutlayer.errors import ConfigError, PeerError
 from cutlayer.profiles import bottlenecks, codecs, images, zoo
+from cutlayer.profiles import load as tables
 from cutlayer.profiles.zoo import bottleneck_training as training
 
 RECIPE = training.Recipe(images=48, distil_epochs=2, tune_epochs=1, batch=16, seed=3)
@@ -472,3 +473,16 @@ def test_odd_maps_are_not_halved():
     assert training.code_shape("bottle", 3, (8, 13, 13)) == (3, 13, 13)
     assert training.code_shape("bottle", 3, (8, 8, 8)) == (3, 8, 8)
     assert training.code_shape("ae", 3, (8, 16, 16)) == (3, 16, 16)
+
+
+@pytest.mark.parametrize(("name", "cuts"), [("alexnet", 3), ("resnet20", 1)])
+def test_wider_codes_are_right_more_often_on_held_out_images(name, cuts):
+    """3 <= 6 <= 9 <= 12 channels at every exit behind every cut, on the images of the shipped table."""
+    counts: dict[tuple[int, int], dict[int, int]] = {}
+    for plan in tables.accuracy(f"{name}-accuracy").plans:
+        if plan.codec.startswith("bottle"):
+            counts.setdefault((plan.partition, plan.exit), {})[int(plan.codec.removeprefix("bottle"))] = plan.correct
+    assert len({partition for partition, _ in counts}) == cuts
+    for right in counts.values():
+        assert sorted(right) == [3, 6, 9, 12]
+        assert [right[channels] for channels in sorted(right)] == sorted(right.values())
