@@ -268,29 +268,6 @@ def read_rates(path: Path, key: str = "req_per_s", scale: float = 1.0) -> RateTr
 
 
 @dataclass(frozen=True, slots=True)
-class Deadlines:
-    """How long each request may take: one of several times, drawn for each request by itself.
-
-    values_s: the times. shares: how often each is asked for; they add up to one. A camera that tracks and now and then counts has two.
-    """
-
-    values_s: tuple[float, ...]
-    shares: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.values_s) != len(self.shares) or not self.values_s:
-            raise ConfigError(f"deadlines: {len(self.values_s)} values_s and {len(self.shares)} shares; give one of each, for one or more")
-        positive("deadlines", **{f"values_s[{i}]": value for i, value in enumerate(self.values_s)})
-        not_negative("deadlines", **{f"shares[{i}]": share for i, share in enumerate(self.shares)})
-        if abs(sum(self.shares) - 1.0) > 1e-6:  # rounding of what somebody typed
-            raise ConfigError(f"deadlines: shares add up to {sum(self.shares):g}; let them add up to 1")
-
-    def draw(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-        """Seconds that each of `count` requests has, shape (count,)."""
-        return np.array(self.values_s)[np.searchsorted(np.cumsum(self.shares)[:-1], rng.uniform(size=count), side="right")]
-
-
-@dataclass(frozen=True, slots=True)
 class SlowDown:
     """Another program on the device: for busy_s on average, busy_share of the time, all work takes `factor` times as long.
 

@@ -140,29 +140,25 @@ def _units(codec: TensorCodec) -> Sequence[Any]:
 
 @torch.inference_mode()
 def record(network: MultiExit, images: ImageSet, progress: Callable[[float], None] | None = None) -> Traces:
-    """What every exit answers to each image, and how sure it is.
+    """Whether every exit is right about each image, and how sure it is.
 
     Raises:
         ConfigError: the images have other classes than the network, or its weights are random.
     """
     _check(network, images)
     network.eval()
-    confidence, predicted = [], []
-    for pixels, _ in _batches(network, images, progress):
+    confidence, correct = [], []
+    for pixels, labels in _batches(network, images, progress):
         logits = torch.stack(list(_logits(network, 0, _chain(network, 0, pixels)).values()), 1)
         confidence.append(logits.softmax(2).amax(2).numpy())
-        predicted.append(logits.argmax(2).numpy())
-    answers = np.concatenate(predicted)
+        correct.append((logits.argmax(2) == labels[:, None]).numpy())
     where = _provenance("", "torch", str(torch.__version__))
     origin = TraceOrigin(
         format=TRACE_FORMAT, model=network.name, weights_sha256=weights_digest(network), source=images.source, images=len(images),
         classes=network.classes, cpu=where.cpu, backend=where.backend, backend_version=where.backend_version,
         date=where.date, command=where.command,
     )  # fmt: skip
-    return Traces(
-        label=images.labels.copy(), predicted=answers, correct=answers == images.labels[:, None],
-        confidence=np.concatenate(confidence).astype(np.float16), origin=origin,
-    )  # fmt: skip
+    return Traces(np.concatenate(correct), np.concatenate(confidence).astype(np.float16), origin)
 
 
 def _batches(network: MultiExit, images: ImageSet, progress: Callable[[float], None] | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

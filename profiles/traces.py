@@ -1,12 +1,12 @@
-"""What every exit answered to each labelled image, and how sure it was: enough to replay any rule that stops by confidence.
+"""Whether every exit was right about each labelled image, and how sure it was: enough to replay any rule that stops by confidence.
 
 Recorded by `cutlayer profile traces` (`cutlayer.profiles.accuracy.record`), read with numpy alone. A file is an `.npz` of
 
-    label       (images,)          class of each image
-    predicted   (images, exits)    class of the greatest logit
-    correct     (images, exits)    bool: predicted is the label
+    correct     (images, exits)    bool: the class of the greatest logit is the image's
     confidence  (images, exits)    float16: greatest share of the softmax, so a value near 1 is known to 0.0005
     provenance  JSON text          `TraceOrigin`
+
+Labels and answers are not kept: the labels are the data set's, not ours to pass on, and no rule needs them.
 """
 
 from __future__ import annotations
@@ -71,20 +71,18 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Traces:
-    """Label, answers and confidences as in the file; shapes stand above."""
+    """Right or wrong, and confidences, as in the file; shapes stand above."""
 
-    label: NDArray[np.int64]
-    predicted: NDArray[np.int64]
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float16]
     origin: TraceOrigin
 
     def __post_init__(self) -> None:
-        for column in (self.label, self.predicted, self.correct, self.confidence):
+        for column in (self.correct, self.confidence):
             column.setflags(write=False)
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.correct)
 
     @property
     def exits(self) -> int:
@@ -118,12 +116,9 @@ class Traces:
 
 def save(traces: Traces, path: Path) -> None:
     """Write the traces, whole or not at all; equal traces give equal bytes."""
-    narrow = np.min_scalar_type(traces.origin.classes - 1)
     out = io.BytesIO()
     np.savez_compressed(
         out,
-        label=traces.label.astype(narrow),
-        predicted=traces.predicted.astype(narrow),
         correct=traces.correct,
         confidence=traces.confidence,
         provenance=np.array(msgspec.json.encode(traces.origin).decode()),
@@ -141,16 +136,16 @@ def load(name_or_path: str | Path) -> Traces:
     try:
         # Opened here: numpy leaves a file open that turns out to be no archive. Without pickle a file can hold no code.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            label, predicted, correct, confidence = (archive[key] for key in ("label", "predicted", "correct", "confidence"))
+            correct, confidence = archive["correct"], archive["confidence"]
             origin = msgspec.json.decode(str(archive["provenance"]), type=TraceOrigin)
     except _UNREADABLE as error:
         raise ProfileError(f"{path} holds no whole traces ({error}); copy it again, or {REMAKE}") from error
     if origin.format != TRACE_FORMAT:
         raise ProfileError(f"{path} has format {origin.format}, this cutlayer reads {TRACE_FORMAT}; {REMAKE}")
-    fault = _fault(label, predicted, correct, confidence, origin)
+    fault = _fault(correct, confidence, origin)
     if fault:
         raise ProfileError(f"{fault} in {path}; {REMAKE}")
-    return Traces(label.astype(np.int64), predicted.astype(np.int64), correct, confidence, origin)
+    return Traces(correct, confidence, origin)
 
 
 def summary(traces: Traces) -> dict[str, Any]:
@@ -195,18 +190,14 @@ def _find(name_or_path: str | Path) -> Path:
     raise ProfileError(f"no traces {str(name_or_path)!r}; give the path of an .npz file or a network's name: {known}")
 
 
-def _fault(label: NDArray[Any], predicted: NDArray[Any], correct: NDArray[Any], confidence: NDArray[Any], origin: TraceOrigin) -> str:
+def _fault(correct: NDArray[Any], confidence: NDArray[Any], origin: TraceOrigin) -> str:
     """What is wrong with the columns of a file, or nothing."""
-    kinds = "".join(column.dtype.kind for column in (label, predicted, correct, confidence))
-    if kinds != "uubf" or confidence.dtype != np.float16:
-        return f"columns of types {label.dtype}, {predicted.dtype}, {correct.dtype} and {confidence.dtype}"
-    shapes = [column.shape for column in (label, predicted, correct, confidence)]
-    if predicted.ndim != 2 or not predicted.size or shapes != [(origin.images,), *[(origin.images, predicted.shape[1])] * 3]:
-        return f"{origin.images} images and columns of shapes {', '.join(map(str, shapes))}"
-    if max(label.max(), predicted.max()) >= origin.classes:
-        return f"class {max(label.max(), predicted.max())} of {origin.classes}"
-    if not np.array_equal(correct, predicted == label[:, None]):
-        return "an answer that is called right and is not the label, or the other way round,"
+    if correct.dtype != np.bool_ or confidence.dtype != np.float16:
+        return f"columns of types {correct.dtype} and {confidence.dtype}"
+    if correct.ndim != 2 or not correct.size or correct.shape != confidence.shape or len(correct) != origin.images:
+        return f"{origin.images} images and columns of shapes {correct.shape}, {confidence.shape}"
+    if origin.classes < 2:
+        return f"a choice among {origin.classes} classes"
     # The greatest of so many shares is at least their mean; half a step of float16 below it may be rounding.
     possible = (confidence >= np.float16((1 - 2**-10) / origin.classes)) & (confidence <= 1)  # false for NaN too
     if not possible.all():

@@ -32,7 +32,7 @@ class Finish:
     """Epochs at a low rate that falls to 0, without erased squares, after the one cycle of a `Recipe`.
 
     In each batch a random cut among the first `coarse_cuts` (or none) travels at COARSE_BITS: a network that never saw so
-    coarse a tensor loses a fifth of its answers to it. Batch norm then keeps its statistics. Layers before `first_layer`, and
+    coarse a tensor loses over a quarter of its answers to it. Batch norm then keeps its statistics. Layers before `first_layer`, and
     the heads on them, stay as they are.
     """
 

@@ -11,7 +11,6 @@ from cutlayer.envs.streams import draw
 from cutlayer.envs.workload import (
     ArrivalTrace,
     Bursty,
-    Deadlines,
     DriftingSlowDown,
     EdgeJobs,
     EdgeStream,
@@ -255,19 +254,6 @@ def test_poisson_arrivals_of_a_stretch_have_their_rate():
     assert near_dispersion(np.var(counts) / np.mean(counts), 1.0, 2000)
 
 
-# --- deadlines
-
-
-def test_each_request_has_its_own_deadline():
-    drawn = Deadlines((0.05, 0.1, 1.0), (0.2, 0.7, 0.1)).draw(np.random.default_rng(10), 50_000)
-    for value, share in ((0.05, 0.2), (0.1, 0.7), (1.0, 0.1)):
-        assert abs((drawn == value).mean() - share) <= Z * math.sqrt(share * (1 - share) / 50_000)
-    x = drawn - drawn.mean()
-    assert abs((x[:-1] * x[1:]).mean() / x.var()) <= Z / math.sqrt(50_000)
-    assert (Deadlines((0.1,), (1.0,)).draw(np.random.default_rng(0), 5) == 0.1).all()
-    assert set(Deadlines((0.1, 0.2), (0.0, 1.0)).draw(np.random.default_rng(0), 100)) == {0.2}
-
-
 # --- edge jobs
 
 
@@ -350,9 +336,6 @@ def test_any_arrivals_jobs_and_co_tenant_make_an_episode(lab):
         (lambda: SlowDown(2.0, 1.5), "busy_share is 1.5"),
         (lambda: SlowDown(2.0, 0.5, 0.0), "busy_s is 0.0"),
         (lambda: DriftingSlowDown(-1.0, 0.5, 1.0), "extra is -1.0"),
-        (lambda: Deadlines((0.1,), (0.5, 0.5)), "1 values_s and 2 shares"),
-        (lambda: Deadlines((0.0,), (1.0,)), r"values_s\[0\] is 0.0"),
-        (lambda: Deadlines((0.1, 0.2), (0.5, 0.4)), "shares add up to 0.9"),
         (lambda: EdgeJobs(-1.0), "rate_per_s is -1.0"),
         (lambda: EdgeStream(Poisson(1.0), math.inf), "mean_s is inf"),
     ],
