@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cutlayer.agents import baselines, evaluate, export, figures, inputs, runs
+from cutlayer.agents.episodes import HELD_OUT, TUNING
 from cutlayer.agents.train import train
 from cutlayer.envs import scenarios
 from cutlayer.envs.kernel import Kernel
@@ -100,9 +101,9 @@ def demo(folder: Path, seed: int = 0, size: Size = Size()) -> dict[str, Any]:
             models[algorithm] = train(tuning, algorithm, seed, folder / algorithm, engine="simpy", steps=size.steps, report=progress)
     networks = {name: export.network(model) for name, model in models.items()}
     with stage("choose what ships, tune the rules"):
-        scores = {name: evaluate.evaluate(tuning, evaluate.Learned(net), evaluate.TUNING).reward.mean() for name, net in networks.items()}
-        static = baselines.best_static(tuning, evaluate.TUNING)
-    held_out = range(evaluate.HELD_OUT, evaluate.HELD_OUT + size.episodes)
+        scores = {name: evaluate.evaluate(tuning, evaluate.Learned(net), TUNING).reward.mean() for name, net in networks.items()}
+        static = baselines.best_static(tuning, TUNING)
+    held_out = range(HELD_OUT, HELD_OUT + size.episodes)
     shipped = max(scores, key=lambda name: scores[name])
 
     results = _evaluate(base, networks, static, stage, held_out)
@@ -215,7 +216,7 @@ def serve(scenario: Scenario, socket: Path, seed: int, decisions: int) -> dict[s
     with Client(socket) as client:
         decided = 0
         while decided < decisions:
-            streams = draw(scenario, evaluate.HELD_OUT + 10_000 + seed + decided)
+            streams = draw(scenario, HELD_OUT + 10_000 + seed + decided)
             engine = Kernel(scenario, streams)
             for _ in range(min(scenario.requests, decisions - decided)):
                 start = time.perf_counter()
@@ -246,7 +247,7 @@ def _split(network: MultiExit, scenario: Scenario, found: inputs.Inputs, folder:
     pictures = found.images if found.images is not None else images.generated(count, seed)
     pictures = pictures.head(count)
     pixels = pictures.resized(network.input_shape[1])
-    streams = draw(scenario, evaluate.HELD_OUT + 20_000 + seed)
+    streams = draw(scenario, HELD_OUT + 20_000 + seed)
     np.save(folder / "split-images.npy", pixels)
     drive = Drive(streams.rate_bps.tolist(), streams.slow_down.tolist(), streams.slot_s)
     write_atomic(folder / "split-drive.json", msgspec.json.encode(drive))

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from cutlayer.envs.spec import Scenario
     from cutlayer.runtime.policy import Mlp
 
-# Episodes are named by seeds: training draws from 2**62 on by its own generator, tuning and testing use these ranges.
-TUNING = range(1_000_000, 1_000_040)
-HELD_OUT = 2_000_000
-
 
 class Policy(Protocol):
     """Anything that decides from what the device knows."""

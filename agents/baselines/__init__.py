@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cutlayer.agents.episodes import TUNING
 from cutlayer.envs import kernel
 from cutlayer.envs.streams import draw
+from cutlayer.errors import ConfigError
 from cutlayer.runtime.rules import Greedy, estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
+    from cutlayer.agents.evaluate import Policy
     from cutlayer.envs.simulation import View
     from cutlayer.envs.spec import Scenario
 
@@ -67,3 +70,26 @@ def best_static(scenario: Scenario, episodes: Iterable[int]) -> Fixed:
             latency = rows[:, kernel.R_FINISH] - rows[:, kernel.R_ARRIVAL]
             total[plan] += scenario.objective.reward(latency, rows[:, kernel.R_ACCURACY], rows[:, kernel.R_ENERGY]).mean()
     return Fixed(int(total.argmax()))
+
+
+def edge_only(scenario: Scenario) -> Fixed:
+    """The deepest exit on the edge.
+
+    Raises:
+        ConfigError: no plan of the scenario sends the input.
+    """
+    try:
+        return Fixed(scenario.plans.edge_only())
+    except KeyError as error:
+        reason = "none of its plans sends the input; take another policy, as best-static"
+        raise ConfigError(f"edge-only cannot run on {scenario.name}: {reason}") from error
+
+
+# By name: what each is made of a scenario (tuned on it, where it is tuned) and a seed.
+RULES: Mapping[str, Callable[[Scenario, int], Policy]] = {
+    "device-only": lambda scenario, _seed: Fixed(scenario.plans.device_only()),
+    "edge-only": lambda scenario, _seed: edge_only(scenario),
+    "random": lambda scenario, seed: Random(len(scenario.plans), np.random.default_rng(seed)),
+    "best-static": lambda scenario, _seed: best_static(scenario, TUNING),
+    "greedy-ewma": lambda scenario, _seed: greedy_ewma(scenario),
+}

@@ -56,6 +56,8 @@ class Recipe:
     shift: int = 4  # pixels of 32
     erase: int = 8  # side of the erased square, pixels of 32
     erased_share: float = 0.5  # of the images of the cycle
+    crop: int = 24  # side of the window that the first `cropped_epochs` see, pixels of 32: 0.6 of the time, and less to overfit
+    cropped_epochs: int = 0
     seed: int = 1
 
     @property
@@ -90,11 +92,10 @@ RECIPES = {
             Finish(2, (0.0, 0.0, 0.0, 0.0, 1.0), coarse_cuts=3, first_layer=4),
         ),
     ),
-    "resnet20": Recipe((0.3, 0.4, 1.0), epochs=28, batch=128, peak_rate=0.1, erased_share=0.25),
+    # 28 epochs with heavier early exits ended at 0.92 of the training images and 0.86 of the others.
+    "resnet20": Recipe((0.15, 0.3, 1.0), epochs=72, batch=128, peak_rate=0.1, erased_share=0.25, cropped_epochs=44),
     # 36 epochs with AlexNet's decay and shift ended at 0.85 of the training images and 0.82 of the others: too little of everything.
-    "resnet8": Recipe(
-        (0.3, 1.0), (Finish(4, (0.1, 1.0)),), epochs=45, batch=128, peak_rate=0.2, weight_decay=1e-4, shift=3, erased_share=0.0
-    ),
+    "resnet8": Recipe((0.2, 1.0), epochs=96, batch=128, peak_rate=0.2, weight_decay=1e-4, shift=3, erased_share=0.0),
 }
 
 
@@ -107,6 +108,14 @@ def recipe_for(name: str) -> Recipe:
     if name not in RECIPES:
         raise ConfigError(f"no recipe to train {name!r}; there is one for: {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def cropped(pixels: torch.Tensor, side: int, rng: torch.Generator) -> torch.Tensor:
+    """A random window of every image; uint8 (n, 3, h, w) to (n, 3, side, side)."""
+    n, _, height, width = pixels.shape
+    rows = torch.arange(side)[None, :, None] + torch.randint(0, height - side + 1, (n, 1, 1), generator=rng)
+    columns = torch.arange(side)[None, None, :] + torch.randint(0, width - side + 1, (n, 1, 1), generator=rng)
+    return pixels.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows, columns].permute(0, 3, 1, 2)
 
 
 def augmented(pixels: torch.Tensor, recipe: Recipe, erased_share: float, rng: torch.Generator) -> torch.Tensor:
@@ -167,7 +176,12 @@ def batches(images: ImageSet, recipe: Recipe, epoch: int, size: int) -> Iterator
     for start in range(0, len(images) - recipe.batch + 1, recipe.batch):
         chosen = order[start : start + recipe.batch]
         erased_share = recipe.erased_share if epoch < recipe.epochs else 0.0
-        yield upsampled(augmented(pixels[chosen], recipe, erased_share, rng), size), labels[chosen]
+        if epoch < recipe.cropped_epochs:
+            windows = cropped(pixels[chosen], recipe.crop, rng)
+            x = upsampled(augmented(windows, recipe, erased_share, rng), size * recipe.crop // pixels.shape[-1])
+        else:
+            x = upsampled(augmented(pixels[chosen], recipe, erased_share, rng), size)
+        yield x, labels[chosen]
 
 
 @torch.inference_mode()

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+SCENARIO_HELP = "a name that `cutlayer scenarios` lists, or a .toml file"
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with an option in one line that points at the help."""
 

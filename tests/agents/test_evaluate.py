@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cutlayer.agents import baselines, evaluate
-from cutlayer.agents.evaluate import HELD_OUT, TUNING, Learned, Result
+from cutlayer.agents.episodes import HELD_OUT, TUNING
+from cutlayer.agents.evaluate import Learned, Result
 from cutlayer.agents.oracle import clairvoyant
 from cutlayer.envs import kernel, scenarios
 from cutlayer.envs.simulation import Simulation
