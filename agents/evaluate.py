@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 class Policy(Protocol):
     """Anything that decides from what the device knows."""
 
+    def begin(self) -> None:
+        """A new episode begins: forget the last one."""
+        ...
+
     def act(self, view: View) -> int:
         """Index of a plan."""
         ...
@@ -36,6 +40,9 @@ class Learned:
     """A network's best plan on the observation: the numpy network that ships."""
 
     network: Mlp
+
+    def begin(self) -> None:
+        """Remembers nothing."""
 
     def act(self, view: View) -> int:
         """The plan."""
@@ -90,6 +97,7 @@ def evaluate(scenario: Scenario, policy: Policy, episodes: Sequence[int], engine
     latency, accuracy, energy = (np.empty(shape) for _ in range(3))
     for i, episode in enumerate(episodes):
         world = Simulation(scenario, draw(scenario, episode), engine)
+        policy.begin()
         while not world.done:
             k, record = world.request, world.decide(policy.act(world))
             plans[i, k], latency[i, k] = record.plan, record.latency_s

@@ -27,6 +27,9 @@ class Fixed:
 
     plan: int
 
+    def begin(self) -> None:
+        """Remembers nothing."""
+
     def act(self, view: View) -> int:  # noqa: ARG002 - looks at nothing, that is its point
         """The plan."""
         return self.plan
@@ -39,6 +42,9 @@ class Random:
     plans: int
     rng: np.random.Generator
 
+    def begin(self) -> None:
+        """Goes on drawing."""
+
     def act(self, view: View) -> int:  # noqa: ARG002 - looks at nothing
         """A plan."""
         return int(self.rng.integers(self.plans))
@@ -49,6 +55,9 @@ class GreedyEwma:
     """The plan that is best if the smoothed rate and the last slow-down stay as they are (Neurosurgeon, ASPLOS 2017)."""
 
     greedy: Greedy
+
+    def begin(self) -> None:
+        """Remembers nothing; the readings do."""
 
     def act(self, view: View) -> int:
         """The plan."""

@@ -128,6 +128,9 @@ def test_its_result_is_that_of_its_plans(small):
         def __init__(self, plans):
             self.left = plans.ravel().tolist()
 
+        def begin(self):
+            pass
+
         def act(self, view):
             return self.left.pop(0)
 
