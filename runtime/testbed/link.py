@@ -26,7 +26,14 @@ from cutlayer.runtime.testbed.ways import Command
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+EDGE_CORE, DEVICE_CORE = 0, 1  # apart, as on two machines; on a machine of one core they share it
 TEARDOWN_S = 2.0  # for an emulator to end by itself before it is killed
+
+
+def launched(command: Sequence[str], core: int, space: str = "") -> list[str]:
+    """`command` on a core, in a namespace if one is named; see `launch`."""
+    where = ["--space", space] if space else []
+    return [sys.executable, "-m", "cutlayer.runtime.testbed.launch", *where, "--core", str(core), "--", *command]
 
 
 class Link(Protocol):
@@ -129,7 +136,7 @@ class TunLink:
 
     def _inside(self, end: str, command: Sequence[str]) -> list[str]:
         ready = self._emulator.ready
-        return [sys.executable, "-m", "cutlayer.runtime.testbed.inside", str(ready["pid"]), str(ready[end]), *command]
+        return launched(command, DEVICE_CORE if end == "device" else EDGE_CORE, f"{ready['pid']}:{ready[end]}")
 
     def reach(self, port: int) -> tuple[str, int]:
         """See `Link`."""
@@ -162,11 +169,11 @@ class ProxyLink:
 
     def on_edge(self, command: Sequence[str]) -> list[str]:
         """See `Link`."""
-        return list(command)
+        return launched(command, EDGE_CORE)
 
     def on_device(self, command: Sequence[str]) -> list[str]:
         """See `Link`."""
-        return list(command)
+        return launched(command, DEVICE_CORE)
 
     def reach(self, port: int) -> tuple[str, int]:
         """See `Link`; starts the proxy. Once only."""

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cutlayer.profiles.cost import MSS_BYTES, OVERHEAD_BYTES
+from cutlayer.runtime.testbed.launch import favour
 from cutlayer.runtime.testbed.ways import Ways
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _admit(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel]) -
 
 def main(arguments: list[str]) -> int:
     """Run as `python -m cutlayer.runtime.testbed.proxy SEED QUEUE_BYTES EDGE_PORT`; prints its port once it listens."""
+    favour()
     seed, queue_bytes, port = map(int, arguments)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)

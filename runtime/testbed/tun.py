@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cutlayer.errors import ConfigError
 from cutlayer.runtime.testbed import namespaces
+from cutlayer.runtime.testbed.launch import favour
 from cutlayer.runtime.testbed.ways import Ways
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _take(source: int, pipe: Pipe[bytes]) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run as `python -m cutlayer.runtime.testbed.tun SEED QUEUE_BYTES`; prints where the namespaces are once packets are carried."""
+    favour()
     seed, queue_bytes = map(int, arguments)
     try:
         edge_space = namespaces.new()

@@ -27,6 +27,7 @@ LAYER_OF = {
     "channel_cli": "cli",
     "evaluate_cli": "cli",
     "export_cli": "cli",
+    "testbed_cli": "cli",
     "train_cli": "cli",
     "measure_cli": "cli",
     "plan_cli": "cli",

@@ -1,0 +1,45 @@
+"""The commands `cutlayer testbed ...`: real split inference over an emulated link, and what it says of the simulator."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cutlayer.options import Parser, command, natural, progress_bar, show
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def testbed_calibrate(options: argparse.Namespace) -> None:
+    """`cutlayer testbed calibrate`."""
+    from cutlayer.runtime.testbed import calibrate, link
+
+    backend = options.backend or link.best()
+    result = calibrate.calibrate(backend, options.models or calibrate.MODELS, options.seed, progress_bar(f"calibrate over {backend}"))
+    text = (
+        f"{result['configurations']} configurations over {backend}, {result['held_out_configurations']} of them held out\n"
+        f"held-out error {result['mape']:.1%} (bias {result['bias']:+.1%}, p95 {result['p95_error']:.1%})"
+        f" with c0 = {1e3 * result['c0_s']:.2f} ms\n"
+        f"naive formula  {result['naive_mape']:.1%} (bias {result['naive_bias']:+.1%})"
+    )
+    show(options, result, text)
+    if not result["quiet"]:
+        share, noise = result["others"], result["wall_over_cpu"]
+        print(
+            f"this machine was too busy to judge by: others took {share:.0%} of the processor, wall over CPU time was {noise:.2f}; "
+            "run it again when it is quiet",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the parser's."""
+    testbed = commands.add_parser("testbed", help="real split inference over an emulated link")
+    beds = testbed.add_subparsers(dest="testbed_command", required=True, metavar="COMMAND", parser_class=Parser)
+    text, example = "hold the cost model to account: predicted against measured latency", "cutlayer testbed calibrate --backend proxy"
+    one = command(beds, "calibrate", testbed_calibrate, text, example)
+    one.add_argument("models", nargs="*", metavar="MODEL", help="zoo networks with weights (default: alexnet and resnet20)")
+    one.add_argument("--backend", choices=["tun", "proxy"], help="what emulates the link (default: the most faithful that works here)")
+    one.add_argument("--seed", type=natural, default=0, help="which configurations are held out")
