@@ -23,7 +23,7 @@ class Others:
     def share(self) -> float:
         """0 where nobody else worked, 1 where others had every core all the time."""
         took_s = (time.monotonic() - self._start_s) * (os.cpu_count() or 1)
-        return max(0.0, self._busy() - self._busy_s - (_own() - self._own_s)) / took_s
+        return min(1.0, max(0.0, self._busy() - self._busy_s - (_own() - self._own_s)) / took_s)
 
     def _busy(self) -> float:
         """Seconds in which any core worked for anybody since boot."""

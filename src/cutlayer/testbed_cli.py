@@ -1,4 +1,4 @@
-"""The commands `cutlayer testbed ...`: real split inference over an emulated link, and what it says of the simulator."""
+"""The commands `cutlayer testbed ...` and `cutlayer doctor`: real split inference over an emulated link, and what it needs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,18 @@ def testbed_calibrate(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def doctor(options: argparse.Namespace) -> None:
+    """`cutlayer doctor`."""
+    from cutlayer.runtime.testbed import doctor as job
+
+    findings = job.examine()
+    show(options, {"findings": [one._asdict() for one in findings]}, job.text(findings))
+
+
 def add(commands: Any) -> None:
     """Add the commands to the parser's."""
+    text = "what this machine offers, and what that means for which command"
+    command(commands, "doctor", doctor, text, "cutlayer doctor")
     testbed = commands.add_parser("testbed", help="real split inference over an emulated link")
     beds = testbed.add_subparsers(dest="testbed_command", required=True, metavar="COMMAND", parser_class=Parser)
     text, example = "hold the cost model to account: predicted against measured latency", "cutlayer testbed calibrate --backend proxy"
