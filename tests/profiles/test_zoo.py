@@ -288,6 +288,20 @@ def test_augmented_images_are_images_of_the_same_size(photos):
     assert any(mirrored)
 
 
+def test_early_epochs_see_windows_and_later_ones_whole_images(photos):
+    recipe = dataclasses.replace(RECIPE, epochs=2, crop=24, cropped_epochs=1)
+    sides = [next(iter(train.batches(photos, recipe, epoch, 32)))[0].shape[-1] for epoch in (0, 1)]
+    assert sides == [24, 32]
+    pixels = torch.from_numpy(photos.pixels[:20]).permute(0, 3, 1, 2)
+    windows = train.cropped(pixels, 24, torch.Generator().manual_seed(1))
+    places = set()
+    for window, image in zip(windows, pixels, strict=True):
+        found = [(y, x) for y in range(9) for x in range(9) if torch.equal(window, image[:, y : y + 24, x : x + 24])]
+        assert found
+        places.add(found[0])
+    assert len(places) > 5
+
+
 def test_saved_weights_are_float16_and_build_the_network(uninterrupted, tmp_path, monkeypatch):
     path = train.save_weights(uninterrupted[0], "alexnet", tmp_path)
     assert path == tmp_path / "alexnet.safetensors"
