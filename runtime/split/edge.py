@@ -8,14 +8,13 @@ at a time, and the wait for it is measured and sent back. What may go wrong with
     silent or slow in the middle of a frame                                   hung up on
     gone without a word                                                       found by TCP keep-alive
     more connections than allowed                                             hung up on at once
+    no certificate of the authority, where there is TLS                       hung up on at once
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
-import ipaddress
 import json
 import logging
 import select
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from cutlayer.errors import ConfigError, CutlayerError, PeerError
 from cutlayer.profiles.codecs import HEADER_BYTES, decode
+from cutlayer.runtime.split.address import Address, Certificates, listen
 from cutlayer.runtime.split.graphs import Graphs
 from cutlayer.runtime.split.protocol import (
     FATAL,
@@ -44,8 +44,10 @@ from cutlayer.runtime.split.protocol import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Sequence
 
+LOOPBACK = Address("127.0.0.1")
 logger = logging.getLogger("cutlayer.edge")
 
 IDLE_S = 10.0  # silence in the middle of a frame: a mobile outage of seconds is survived, a dead peer is not waited for
@@ -68,9 +70,9 @@ class EdgeServer:
     def __init__(
         self,
         graphs: Graphs,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        address: Address = LOOPBACK,
         *,
+        tls: ssl.SSLContext | None = None,
         insecure: bool = False,
         idle_s: float = IDLE_S,
         connections: int = 64,
@@ -87,8 +89,9 @@ class EdgeServer:
         self._guard = threading.Lock()  # of the counters and the set of sockets
         self._peers: dict[threading.Thread, socket.socket] = {}
         self.answers = dict.fromkeys(Status, 0)  # replies sent, by status
-        self._listener = _listen(host, port, insecure=insecure)
-        self.host, self.port = self._listener.getsockname()[:2]
+        self._tls = tls
+        self._listener = listen(address, tls=tls is not None, insecure=insecure)
+        self.address = address if address.path is not None else Address(*self._listener.getsockname()[:2])
         self._wake, self._woken = socket.socketpair()
 
     def serve(self) -> None:
@@ -122,6 +125,8 @@ class EdgeServer:
     def __exit__(self, *_: object) -> None:
         for end in (self._listener, self._wake, self._woken):
             end.close()
+        if self.address.path is not None:
+            self.address.path.unlink(missing_ok=True)
 
     def _drain(self) -> None:
         self._listener.close()
@@ -137,11 +142,10 @@ class EdgeServer:
     def _converse(self, peer: socket.socket, address: object) -> None:
         """The life of one connection."""
         try:
-            with peer:
-                _tune(peer)
-                peer.settimeout(self._idle_s)
+            with peer, self._secured(peer) as line:
+                _tune(line)
                 inbox = Inbox(self._graphs.shapes.largest_frame)
-                while self._answer(peer, inbox, address):
+                while self._answer(line, inbox, address):
                     pass
         except (PeerError, OSError) as error:
             logger.info("hung up on %s: %s", address, error)
@@ -150,6 +154,16 @@ class EdgeServer:
         finally:
             with self._guard:
                 self._peers.pop(threading.current_thread(), None)
+
+    def _secured(self, peer: socket.socket) -> socket.socket:
+        """The connection, behind TLS where there is one; raises OSError where the device shows no certificate in time."""
+        if self._tls is None:
+            return peer
+        peer.settimeout(self._idle_s)
+        line = self._tls.wrap_socket(peer, server_side=True)
+        with self._guard:
+            self._peers[threading.current_thread()] = line
+        return line
 
     def _answer(self, peer: socket.socket, inbox: Inbox, address: object) -> bool:
         """Take one request and reply; whether the connection goes on."""
@@ -265,6 +279,8 @@ class EdgeServer:
 
 
 def _tune(peer: socket.socket) -> None:
+    if peer.family == socket.AF_UNIX:
+        return
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):  # not every system has them; the default is two hours
@@ -272,29 +288,11 @@ def _tune(peer: socket.socket) -> None:
             peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEP_ALIVE_S)
 
 
-def _listen(host: str, port: int, *, insecure: bool) -> socket.socket:
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"--port {port} is no port; give one from 1 to 65535, or 0 for any free one")
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise ConfigError(f"no address {host!r} ({error.strerror}); give --host 127.0.0.1 or an address of this machine") from error
-    if not insecure and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise ConfigError(
-            f"--host {host}: other machines reach it, and frames are neither encrypted nor signed; add --insecure if so meant"
-        )
-    listener = socket.socket(family, kind)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restarted edge gets its port back at once
-        listener.bind(address)
-        listener.listen()
-        listener.setblocking(False)  # `serve` waits for it together with the wish to stop
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} on {host} is in use; stop what listens there, or give --port 0 for any free one") from error
-        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --host or --port") from error
-    return listener
+TLS_OPTIONS = {
+    "certificate": "certificate of this edge; with it every device has to show one of the authority",
+    "key": "its private key",
+    "authority": "certificate of the authority that signed the devices'",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -307,23 +305,43 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="cutlayer-edge",
         description="Run the edge's part of a split network for devices that connect.",
         epilog="example:\n  cutlayer-edge --graphs runs/demo/graphs --port 7400\n\n"
-        'prints {"ready": true, "host": ..., "port": ...} once it can serve, and ends on SIGTERM or SIGINT.',
+        'prints {"ready": true, "address": ..., "host": ..., "port": ...} once it can serve, and ends on SIGTERM or SIGINT.',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--graphs", type=Path, required=True, metavar="DIR", help="folder of exported graphs")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes any free one (default: %(default)s)")
+    parser.add_argument("--unix", type=Path, metavar="PATH", help="listen on a Unix socket instead")
+    for name, what in TLS_OPTIONS.items():
+        parser.add_argument(f"--tls-{name}", type=Path, metavar="PEM", help=what)
     parser.add_argument(
         "--idle-s", type=float, default=IDLE_S, help="silence within a frame after which a device is given up (default: %(default)s)"
     )
     parser.add_argument("--queue", type=int, default=16, help="requests that may wait; more are refused as busy (default: %(default)s)")
-    parser.add_argument("--insecure", action="store_true", help="allow an address that other machines reach, without encryption")
+    parser.add_argument("--insecure", action="store_true", help="allow an address that other machines reach, without TLS")
     parser.add_argument("--verbose", action="store_true", help="say on stderr whom it refuses or hangs up on, and why")
     options = parser.parse_args(argv)
     for name, fits in (("idle_s", 0 < options.idle_s < float("inf")), ("queue", options.queue >= 0)):
         if not fits:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range; see {parser.prog} --help")
+    if not 0 <= options.port <= 65535:
+        raise ConfigError(f"--port {options.port} is no port; give one from 1 to 65535, or 0 for any free one")
     return options
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """What the three options ask for.
+
+    Raises:
+        ConfigError: some of them are given and others are not, or the files are no certificate.
+    """
+    paths = {name: getattr(options, f"tls_{name}") for name in TLS_OPTIONS}
+    missing = [f"--tls-{name}" for name, path in paths.items() if path is None]
+    if len(missing) == len(paths):
+        return None
+    if missing:
+        raise ConfigError(f"{missing[0]} is missing; TLS needs {', '.join(f'--tls-{name}' for name in TLS_OPTIONS)}")
+    return Certificates(**paths).server()
 
 
 @contextlib.contextmanager
@@ -344,10 +362,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.basicConfig(level=logging.INFO, format="cutlayer-edge: %(message)s")
         graphs = Graphs(options.graphs)
         # Before the warm-up: a port in use is told at once.
-        limits = {"insecure": options.insecure, "idle_s": options.idle_s, "queue": options.queue}
-        with EdgeServer(graphs, options.host, options.port, **limits) as server, _stopped_by_signals(server):
+        address = Address(path=options.unix) if options.unix else Address(options.host, options.port)
+        limits = {"tls": _tls(options), "insecure": options.insecure, "idle_s": options.idle_s, "queue": options.queue}
+        with EdgeServer(graphs, address, **limits) as server, _stopped_by_signals(server):
             graphs.warm_up("edge")
-            print(json.dumps({"ready": True, "host": server.host, "port": server.port}), flush=True)
+            where = server.address
+            place = {"host": where.host, "port": where.port} if where.path is None else {"path": str(where.path)}
+            print(json.dumps({"ready": True, "address": str(where), **place}), flush=True)
             server.serve()
     except CutlayerError as error:
         print(f"cutlayer-edge: {error}", file=sys.stderr)

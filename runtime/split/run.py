@@ -23,8 +23,10 @@ from cutlayer.profiles.plans import PlanTable
 from cutlayer.profiles.rows import AFFINE
 from cutlayer.runtime.client import Client
 from cutlayer.runtime.controller import Outcome
-from cutlayer.runtime.split.device import DeviceAgent, TracePace
+from cutlayer.runtime.split.address import Address
+from cutlayer.runtime.split.device import DeviceAgent
 from cutlayer.runtime.split.graphs import Graphs
+from cutlayer.runtime.split.pace import TracePace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +95,7 @@ def refuse_unspoken(plans: PlanTable) -> None:
 
 
 def run(
-    plans: PlanTable, client: Client, graphs: Graphs, address: tuple[str, int], pixels: NDArray[np.uint8], drive: Drive, deadline_s: float
+    plans: PlanTable, client: Client, graphs: Graphs, address: Address, pixels: NDArray[np.uint8], drive: Drive, deadline_s: float
 ) -> list[Run]:
     """Every image once as the daemon decides and once at 32 bits; pixels (n, height, width, 3).
 
@@ -127,21 +129,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--graphs", type=Path, required=True, metavar="DIR", help="exported graphs")
     parser.add_argument("--plans", type=Path, required=True, metavar="FILE", help="plan table (JSON)")
     parser.add_argument("--socket", type=Path, required=True, metavar="PATH", help="socket of the daemon")
-    parser.add_argument("--edge", required=True, metavar="HOST:PORT", help="edge server")
+    parser.add_argument("--edge", required=True, metavar="ADDRESS", help="edge server: HOST:PORT or unix:PATH")
     parser.add_argument("--images", type=Path, required=True, metavar="FILE", help=".npy with pixels (n, height, width, 3)")
     parser.add_argument("--drive", type=Path, required=True, metavar="FILE", help="JSON with rates_bps, slow_down and slot_s")
     parser.add_argument("--deadline", type=float, required=True, metavar="SECONDS")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON with one entry an image")
     options = parser.parse_args(arguments)
     try:
-        host, _, port = options.edge.rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigError(f"edge {options.edge!r} is no HOST:PORT; give what cutlayer-edge printed when it was ready")
+        address = Address.parse(options.edge)
         plans = PlanTable.decode(options.plans.read_bytes(), str(options.plans))
         drive = msgspec.json.decode(options.drive.read_bytes(), type=Drive)
         pixels = np.load(options.images, allow_pickle=False)
         with Client(options.socket) as client:
-            runs = run(plans, client, Graphs(options.graphs), (host, int(port)), pixels, drive, options.deadline)
+            runs = run(plans, client, Graphs(options.graphs), address, pixels, drive, options.deadline)
         write_atomic(options.out, msgspec.json.encode(runs))
     except (CutlayerError, OSError, ValueError, msgspec.DecodeError) as error:
         sys.stderr.write(f"cutlayer split run: {error}\n")

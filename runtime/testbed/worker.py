@@ -17,6 +17,7 @@ import msgspec
 
 from cutlayer.errors import CutlayerError
 from cutlayer.profiles import pixels
+from cutlayer.runtime.split.address import Address
 from cutlayer.runtime.split.device import DeviceAgent
 from cutlayer.runtime.split.graphs import Graphs
 
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     try:
         graphs = Graphs(Path(folder))
         images = [image.transpose(1, 2, 0) for image in pixels.natural(graphs.manifest.input_shape)]
-        agent = DeviceAgent(graphs, (host, int(port)))
+        agent = DeviceAgent(graphs, Address(host, int(port)))
         agent.warm_up()
         print('{"ready": true}', flush=True)
         for line in sys.stdin.buffer:

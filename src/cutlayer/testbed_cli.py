@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutlayer.options import Parser, command, natural, progress_bar, show
@@ -34,6 +37,16 @@ def testbed_calibrate(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
+def testbed_certificates(options: argparse.Namespace) -> None:
+    """`cutlayer testbed certificates`."""
+    from cutlayer.runtime.split import authority
+
+    made = authority.make(options.out, options.host or ["127.0.0.1", "localhost"], dt.datetime.now(dt.UTC))
+    files = {who: {name: str(path) for name, path in dataclasses.asdict(one).items()} for who, one in made.items()}
+    edge = " ".join(f"--tls-{name} {path}" for name, path in files["edge"].items())
+    show(options, files, f"wrote certificates into {options.out}; next: cutlayer-edge {edge}")
+
+
 def doctor(options: argparse.Namespace) -> None:
     """`cutlayer doctor`."""
     from cutlayer.runtime.testbed import doctor as job
@@ -48,6 +61,13 @@ def add(commands: Any) -> None:
     command(commands, "doctor", doctor, text, "cutlayer doctor")
     testbed = commands.add_parser("testbed", help="real split inference over an emulated link")
     beds = testbed.add_subparsers(dest="testbed_command", required=True, metavar="COMMAND", parser_class=Parser)
+    text, example = (
+        "make certificates for an edge and a device of a test bed",
+        "cutlayer testbed certificates -o certificates --host 10.0.0.2",
+    )
+    one = command(beds, "certificates", testbed_certificates, text, example)
+    one.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    one.add_argument("--host", action="append", metavar="NAME", help="how devices find the edge; may be repeated (default: this machine)")
     text, example = "hold the cost model to account: predicted against measured latency", "cutlayer testbed calibrate --backend proxy"
     one = command(beds, "calibrate", testbed_calibrate, text, example)
     one.add_argument("models", nargs="*", metavar="MODEL", help="zoo networks with weights (default: alexnet and resnet20)")

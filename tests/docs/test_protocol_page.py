@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cutlayer.profiles.codecs import BITS, HEADER_BYTES, RAW_BITS
-from cutlayer.runtime.split import device, edge, protocol
+from cutlayer.runtime.split import connection, edge, protocol
 from cutlayer.runtime.split.protocol import FATAL, Reply, Request, Status
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_the_golden_bytes_are_what_the_code_writes(page):
 def test_the_numbers_in_its_words_are_the_codes(page):
     assert f"{', '.join(map(str, BITS))}; {RAW_BITS} for the image" in page
     assert f"up to\n{protocol.PROBE_BYTES:,} bytes" in page
-    assert f"after {device.BACK_OFF_S:g} s" in page
-    assert f"at most {device.LONGEST_BACK_OFF_S:g} s" in page
+    assert f"after {connection.BACK_OFF_S:g} s" in page
+    assert f"at most {connection.LONGEST_BACK_OFF_S:g} s" in page
     assert f"silent for {edge.IDLE_S:g} s" in page
     assert edge.FRAME_IDLES * edge.IDLE_S == 60

@@ -17,6 +17,7 @@ from cutlayer.profiles.plans import PlanRow, PlanTable
 from cutlayer.runtime import features
 from cutlayer.runtime.bundle import GOLDEN, Bundle, Golden
 from cutlayer.runtime.policy import Mlp
+from cutlayer.runtime.split.address import Address
 from cutlayer.runtime.split.graphs import Graphs
 
 
@@ -27,7 +28,7 @@ class Edge:
         self.process = process
         ready = json.loads(process.stdout.readline())
         assert ready.pop("ready") is True
-        self.address = (ready["host"], ready["port"])
+        self.address = Address.parse(ready["address"])
 
 
 @contextlib.contextmanager

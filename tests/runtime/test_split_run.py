@@ -21,9 +21,12 @@ from cutlayer.profiles.plans import PlanTable
 from cutlayer.runtime.split import edge as edge_module
 from cutlayer.runtime.split import protocol
 from cutlayer.runtime.split import run as split_run
-from cutlayer.runtime.split.device import BACK_OFF_S, DeviceAgent, TracePace
+from cutlayer.runtime.split.address import Address, connect
+from cutlayer.runtime.split.connection import BACK_OFF_S
+from cutlayer.runtime.split.device import DeviceAgent
 from cutlayer.runtime.split.edge import EdgeServer
 from cutlayer.runtime.split.graphs import resumable
+from cutlayer.runtime.split.pace import TracePace
 from cutlayer.runtime.split.protocol import Kind, Reply, Request, Shapes, Status
 
 DEADLINE_S = 5.0  # far from what an inference takes, also on a busy machine
@@ -104,7 +107,7 @@ def test_at_lower_bits_it_equals_the_codec_applied_here(opened, edge, image, bit
 
 
 def test_device_only_sends_nothing(opened, image, unsplit):
-    with agent(opened, ("127.0.0.1", 1)) as device:
+    with agent(opened, Address("127.0.0.1", 1)) as device:
         for exit_, depth in enumerate(DEPTHS):
             got = device.infer(image, exit_, depth + 1, 0, DEADLINE_S)
             assert (got.status, got.exit, got.sent_bytes) == ("device", exit_, 0)
@@ -132,12 +135,12 @@ def test_several_devices_get_their_own_answers(opened, edge):
 
 @pytest.mark.parametrize("plan", [(5, 0, 8), (-1, 0, 8), (0, 3, 8), (4, -1, 8), (4, 1, 3)])
 def test_a_plan_the_network_does_not_have_is_refused(opened, image, plan):
-    with agent(opened, ("127.0.0.1", 1)) as device, pytest.raises(ConfigError, match=r"no (exit|partition|code)"):
+    with agent(opened, Address("127.0.0.1", 1)) as device, pytest.raises(ConfigError, match=r"no (exit|partition|code)"):
         device.infer(image, *plan, DEADLINE_S)
 
 
 def test_pixels_of_another_size_are_refused(opened, image):
-    with agent(opened, ("127.0.0.1", 1)) as device, pytest.raises(ConfigError, match=r"takes uint8 \(128, 128, 3\)"):
+    with agent(opened, Address("127.0.0.1", 1)) as device, pytest.raises(ConfigError, match=r"takes uint8 \(128, 128, 3\)"):
         device.infer(image[:64], 0, 0, 8, DEADLINE_S)
 
 
@@ -208,7 +211,7 @@ def test_an_edge_killed_in_mid_run_is_made_up_for_and_found_again(opened, graphs
         assert (got.status, got.exit) == ("fallback", answering)
         assert ("refused" in got.reason) == (partition == 0), "tried once, then left alone for a while"
         assert_close(got.logits, logits)
-    with start_edge(graphs_folder, "--port", str(first.address[1])):
+    with start_edge(graphs_folder, "--port", str(first.address.port)):
         clock.now_s += BACK_OFF_S
         assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
         device.close()
@@ -219,7 +222,7 @@ def test_an_edge_restarted_between_two_requests_is_not_noticed(opened, graphs_fo
         assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
         first.process.terminate()
         assert first.process.wait() == 0
-        with start_edge(graphs_folder, "--port", str(first.address[1])):
+        with start_edge(graphs_folder, "--port", str(first.address.port)):
             assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
 
 
@@ -286,7 +289,7 @@ def test_an_edge_that_sends_what_is_no_reply_is_made_up_for(opened, image, answe
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with agent(opened, listener.getsockname()) as device:
+        with agent(opened, Address(*listener.getsockname())) as device:
             got = device.infer(image, 4, 2, 8, DEADLINE_S)
         thread.join()
     assert (got.status, got.exit) == ("fallback", 1)
@@ -323,7 +326,7 @@ def framed(shapes, payload, **changes):
     ],
 )
 def test_what_must_not_be_taken_in_is_refused_and_hung_up_on(opened, edge, changes, status):
-    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+    with connect(edge.address, DEADLINE_S) as peer:
         peer.sendall(framed(opened.shapes, bytes(16384), **changes))
         reply = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
         assert reply.status == status
@@ -331,7 +334,7 @@ def test_what_must_not_be_taken_in_is_refused_and_hung_up_on(opened, edge, chang
 
 
 def test_bytes_of_another_protocol_are_refused(edge):
-    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+    with connect(edge.address, DEADLINE_S) as peer:
         peer.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n")
         assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.BAD_FRAME
         assert peer.recv(1) == b""
@@ -342,7 +345,7 @@ def test_a_damaged_payload_is_refused_and_the_connection_goes_on(opened, edge, i
     good = framed(opened.shapes, payload, bits=32)
     damaged = bytearray(good)
     damaged[1000] ^= 1
-    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+    with connect(edge.address, DEADLINE_S) as peer:
         peer.sendall(damaged)
         assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.BAD_CHECKSUM
         peer.sendall(good[:1000])
@@ -354,7 +357,7 @@ def test_a_damaged_payload_is_refused_and_the_connection_goes_on(opened, edge, i
 
 def test_two_frames_at_once_are_answered_in_order(opened, edge):
     frames = framed(opened.shapes, bytes(16384), sequence=1) + framed(opened.shapes, bytes(500), sequence=2, kind=Kind.PROBE)
-    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+    with connect(edge.address, DEADLINE_S) as peer:
         peer.sendall(frames)
         first = protocol.parse_reply(peer.recv(88, socket.MSG_WAITALL)[:48])
         second = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
@@ -390,10 +393,10 @@ def test_a_full_queue_is_refused_at_once():
     slow = Slow()
     frame = framed(slow.shapes, bytes(4))
     with serving(slow, queue=0) as server:
-        address = (server.host, server.port)
+        address = server.address
         with (
-            socket.create_connection(address, timeout=DEADLINE_S) as first,
-            socket.create_connection(address, timeout=DEADLINE_S) as second,
+            connect(address, DEADLINE_S) as first,
+            connect(address, DEADLINE_S) as second,
         ):
             first.sendall(frame)
             assert slow.entered.wait(DEADLINE_S)
@@ -410,7 +413,7 @@ def test_work_that_is_late_already_is_dropped():
     ticks = iter(range(1000))
     with (
         serving(slow, clock=lambda: float(next(ticks))) as server,
-        socket.create_connection((server.host, server.port), timeout=DEADLINE_S) as peer,
+        connect(server.address, DEADLINE_S) as peer,
     ):
         peer.sendall(framed(slow.shapes, bytes(4), deadline_s=0.5))
         assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.LATE
@@ -422,7 +425,7 @@ def test_work_that_is_late_already_is_dropped():
 def test_a_fault_in_computing_is_told_and_survived(caplog):
     slow = Slow()
     slow.suffix = lambda *_: 1 / 0
-    with serving(slow) as server, socket.create_connection((server.host, server.port), timeout=DEADLINE_S) as peer:
+    with serving(slow) as server, connect(server.address, DEADLINE_S) as peer:
         for _ in range(2):
             peer.sendall(framed(slow.shapes, bytes(4)))
             assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.FAILED
@@ -431,7 +434,7 @@ def test_a_fault_in_computing_is_told_and_survived(caplog):
 
 def test_a_device_that_falls_silent_in_a_frame_is_hung_up_on():
     slow = Slow()
-    with serving(slow, idle_s=0.05) as server, socket.create_connection((server.host, server.port), timeout=DEADLINE_S) as peer:
+    with serving(slow, idle_s=0.05) as server, connect(server.address, DEADLINE_S) as peer:
         peer.sendall(framed(slow.shapes, bytes(4))[:50])
         assert peer.recv(1) == b""
 
@@ -439,13 +442,13 @@ def test_a_device_that_falls_silent_in_a_frame_is_hung_up_on():
 def test_a_device_too_many_is_turned_away():
     slow = Slow()
     with serving(slow, connections=1) as server:
-        address = (server.host, server.port)
-        with socket.create_connection(address, timeout=DEADLINE_S), socket.create_connection(address, timeout=DEADLINE_S) as second:
+        address = server.address
+        with connect(address, DEADLINE_S), connect(address, DEADLINE_S) as second:
             assert second.recv(1) == b""
 
 
 def test_the_spread_of_a_request_is_reported(opened, edge):
-    with socket.create_connection(edge.address, timeout=DEADLINE_S) as peer:
+    with connect(edge.address, DEADLINE_S) as peer:
         payload = bytes(60000)
         peer.sendall(framed(opened.shapes, payload, kind=Kind.PROBE)[:1000])
         peer.sendall(payload[952:])
