@@ -9,6 +9,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+BENCHMARK_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,10 +24,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench benchmark clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP) ## run the main job end to end; prints a table and writes runs/demo
 	$(BIN)/cutlayer demo $(DEMO_ARGS)
@@ -42,6 +43,9 @@ check: $(STAMP) ## lint, formatting and types only
 
 bench: $(STAMP) ## measure the two simulation engines
 	$(BIN)/cutlayer bench engines $(BENCH_ARGS)
+
+benchmark: $(STAMP) ## run every policy on every world and draw docs/benchmark.md; hours, goes on where it was cut off
+	$(BIN)/cutlayer benchmark -o runs/benchmark --page docs/benchmark.md $(BENCHMARK_ARGS)
 
 clean: ## remove .venv, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutlayer.envs import scenarios
-from cutlayer.envs.channels import Channel, Mixture, fitted, replay
+from cutlayer.envs.channels import Channel, fitted, replay
 from cutlayer.profiles import images
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def find(image_count: int) -> Inputs:
         names = ", ".join(path.stem for path in test)
         traces = f"real: tested on {names}; trained on {', '.join(path.stem for path in train)}"
     else:
-        train_channel = test_channel = Mixture((scenarios.LTE, scenarios.NSA))
-        traces = f"generated: log-normal with outages, fitted to real LTE and 5G-NSA uplink drives (no traces under {data})"
+        train_channel = test_channel = scenarios.camera().channel
+        traces = f"generated: log-normal with outages, fitted to an LTE and a 5G-NSA uplink drive (no traces under {data})"
     if (data / IMAGES).exists():
         found = images.load(data / IMAGES, image_count)
         return Inputs(train_channel, test_channel, traces, found, f"real: {len(found)} of {found.source}")

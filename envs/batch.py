@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cutlayer.envs import compiling, kernel
+from cutlayer.envs import broadcast, compiling, kernel
 from cutlayer.envs.record import Status
 from cutlayer.envs.streams import draw
 from cutlayer.errors import ConfigError
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
     from cutlayer.envs.streams import Streams
 
 assert compiling.encode is not None, "imported so that the functions below are known to numba"
-composed, step = kernel.composed, kernel.step
+composed, step, hear = kernel.composed, kernel.step, broadcast.hear
 R_STATUS, R_DEVICE_START, R_DEVICE_END = kernel.R_STATUS, kernel.R_DEVICE_START, kernel.R_DEVICE_END
 R_SEND_START, R_SEND_END, R_SENT, R_EDGE_WAIT = kernel.R_SEND_START, kernel.R_SEND_END, kernel.R_SENT, kernel.R_EDGE_WAIT
 R_FINISH, R_ACCURACY, R_ENERGY = kernel.R_FINISH, kernel.R_ACCURACY, kernel.R_ENERGY
-R_LOAD, R_TEMPERATURE, R_CHARGE = kernel.R_LOAD, kernel.R_TEMPERATURE, kernel.R_CHARGE
+R_LOAD, R_TEMPERATURE, R_CHARGE, LOADING = kernel.R_LOAD, kernel.R_TEMPERATURE, kernel.R_CHARGE, kernel.LOADING
 WORK_S, WIRE_BYTES, HALF_RTT_S, SLOT_S, RATE_TOLD = kernel.WORK_S, kernel.WIRE_BYTES, kernel.HALF_RTT_S, kernel.SLOT_S, kernel.RATE_TOLD
 DEVICE, EDGE, GIVEN_UP, EMPTY = (float(status) for status in (Status.DEVICE, Status.EDGE, Status.GIVEN_UP, Status.EMPTY))
 
-# Entries of a lane's place: its episode in the bank, its request, and the first request that has not passed each stage.
-EPISODE, REQUEST, AT_DEVICE, AT_LINK, AT_REPLY = range(5)
-PLACE = 5
+# Entries of a lane's place: its episode in the bank, its request, and the first request that has not passed each stage; then those that
+# `broadcast` keeps.
+EPISODE, REQUEST, AT_DEVICE, AT_LINK, AT_REPLY = range(broadcast.AT_EDGE)
+PLACE = broadcast.AT_JOB + 1
 MOST_PENDING = 1024  # requests of one lane on their way at once; more means a device that will never catch up
 
 
@@ -127,6 +128,16 @@ def _advance(
 
 
 @composed
+def numbers_of(
+    objective: tuple[float, float, float, float, float, float], episode: int, request: int, extra: kernel.Extra | None
+) -> tuple[float, float, float, float, float, float]:
+    """`Objective.numbers` of one request of an episode, whose deadline may be its own."""
+    if extra is not None and extra.deadline_s.shape[1] > 0:
+        return cost.of_deadline(objective, extra.deadline_s[episode, request])
+    return objective
+
+
+@composed
 def _tell_rate(now: float, parameters: NDArray[np.float64], episode: int, rate: NDArray[np.float64], readings: Any) -> None:
     if parameters[RATE_TOLD] > 0.0:
         known = max(0.0, now - parameters[HALF_RTT_S])
@@ -134,20 +145,55 @@ def _tell_rate(now: float, parameters: NDArray[np.float64], episode: int, rate: 
 
 
 @composed
+def _tell_more(
+    now: float,
+    lane: int,
+    request: int,
+    parameters: NDArray[np.float64],
+    job_arrival: NDArray[np.float64],
+    job_work: NDArray[np.float64],
+    places: NDArray[np.int64],
+    rows: NDArray[np.float64],
+    extra: kernel.Extra,
+    state: NDArray[np.float64],
+    readings: Any,
+) -> None:
+    """Let what the edge has told by now, and the deadline of the request that comes in, enter a lane's readings."""
+    episode = places[lane, EPISODE]
+    hear(now, lane, request, episode, parameters, job_arrival, job_work, extra.settings, places, rows, state, readings)
+    if extra.deadline_s.shape[1] > 0:
+        # At the end of the episode no request waits: the last one's deadline stays.
+        tm.due(readings, extra.deadline_s[episode, min(request, extra.deadline_s.shape[1] - 1)])
+
+
+@composed
+def _encode(readings: Any, scale: Any, now: float, acked: float, extra: kernel.Extra | None, out: Any) -> None:
+    """`features.encode`; a plain world has no blocks, so its compiler leaves out what asks for them."""
+    if extra is None:
+        features.encode_base(readings, scale, now, acked, out)
+    else:
+        features.encode(readings, scale, now, acked, out)
+
+
+@composed
 def _begin(
+    lane: int,
     episode: int,
     arrivals: NDArray[np.float64],
     parameters: NDArray[np.float64],
     rate: NDArray[np.float64],
-    scale: Any,
-    place: NDArray[np.int64],
+    job_arrival: NDArray[np.float64],
+    job_work: NDArray[np.float64],
     extra: kernel.Extra | None,
+    scale: Any,
+    places: NDArray[np.int64],
+    rows: NDArray[np.float64],
     state: NDArray[np.float64],
     readings: Any,
     out: Any,
 ) -> None:
-    place[:] = 0
-    place[EPISODE] = episode
+    places[lane] = 0
+    places[lane, EPISODE] = episode
     if extra is None:
         state[:] = 0.0
     else:
@@ -155,8 +201,10 @@ def _begin(
     tm.reset(readings)
     now = arrivals[episode, 0]
     _tell_rate(now, parameters, episode, rate, readings)
+    if extra is not None:
+        _tell_more(now, lane, 0, parameters, job_arrival, job_work, places, rows, extra, state, readings)
     tm.arrived(readings, now)
-    features.encode(readings, scale, now, 0.0, out)
+    _encode(readings, scale, now, 0.0, extra, out)
 
 
 @composed
@@ -166,15 +214,21 @@ def _begin_some(
     arrivals: NDArray[np.float64],
     parameters: NDArray[np.float64],
     rate: NDArray[np.float64],
+    job_arrival: NDArray[np.float64],
+    job_work: NDArray[np.float64],
+    extra: kernel.Extra | None,
     scale: Any,
     places: NDArray[np.int64],
-    extra: kernel.Extra | None,
+    rows: NDArray[np.float64],
     states: NDArray[np.float64],
     readings: Any,
     out: Any,
 ) -> None:
     for lane in lanes:
-        _begin(episodes[lane], arrivals, parameters, rate, scale, places[lane], extra, states[lane], readings[lane], out[lane])
+        _begin(
+            lane, episodes[lane], arrivals, parameters, rate, job_arrival, job_work, extra, scale, places, rows, states[lane],
+            readings[lane], out[lane],
+        )  # fmt: skip
 
 
 @composed
@@ -212,26 +266,33 @@ def _step_all(
         i = k & (ring - 1)
         arrival, now = arrivals[episode, k], arrivals[episode, k + 1]
         # Each slice costs a reference count: one a lane for every array that is handed on.
-        mine, seen = readings[lane], out[lane]
+        mine, seen, state = readings[lane], out[lane], states[lane]
         step(
-            plan, arrival, table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, extra,
-            states[lane], rows[lane, i],
+            plan, arrival, table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, extra, state,
+            rows[lane, i],
         )  # fmt: skip
         plans[lane, i] = plan
+        own = numbers_of(objective, episode, k, extra)
         rewards[lane] = cost.reward(
             rows[lane, i, R_FINISH] - arrival, rows[lane, i, R_ACCURACY], rows[lane, i, R_ENERGY],
-            objective[0], objective[1], objective[2], objective[3], objective[4], objective[5],
+            own[0], own[1], own[2], own[3], own[4], own[5],
         )  # fmt: skip
         tm.decided(mine, table[plan, WORK_S], table[plan, WIRE_BYTES])
+        if extra is not None and extra.settings[LOADING] > 0.0:
+            tm.loads(mine, extra.unit[plan])
         places[lane, REQUEST] = k + 1
         acked = _advance(now, parameters[HALF_RTT_S], parameters[SLOT_S], table, rate, carried, lane, places, plans, rows, extra, mine)
         _tell_rate(now, parameters, episode, rate, mine)
+        if extra is not None:
+            _tell_more(now, lane, k + 1, parameters, job_arrival, job_work, places, rows, extra, state, mine)
         tm.arrived(mine, now)
-        features.encode(mine, scale, now, acked, seen)
+        _encode(mine, scale, now, acked, extra, seen)
         dones[lane] = k + 1 == requests
         if dones[lane]:
             last[lane] = seen
-            _begin(following[lane], arrivals, parameters, rate, scale, places[lane], extra, states[lane], mine, seen)
+            _begin(
+                lane, following[lane], arrivals, parameters, rate, job_arrival, job_work, extra, scale, places, rows, state, mine, seen
+            )  # fmt: skip
     return True
 
 
@@ -285,12 +346,10 @@ class Bank:
         arrival = np.full((len(drawn), jobs), np.inf)
         for i, one in enumerate(streams):
             arrival[i, : len(one.job_arrival_s)] = one.job_arrival_s
-        most = max(len(one.harvest_w) for one in streams)
-        harvest_w = np.array([np.pad(one.harvest_w, (0, most - len(one.harvest_w)), mode="edge") for one in streams])
         return Bank(
             np.array([one.arrival_s for one in streams]),
             drawn[0][0], drawn[0][1], rate, carried, held(5, slots), arrival, held(7, jobs + 1), held(8, jobs + 1),
-            kernel.extras(scenario, harvest_w, streams[0].slot_s),
+            kernel.extras(scenario, streams),
         )  # fmt: skip
 
 
@@ -304,14 +363,14 @@ class Lanes:
     def __init__(self, scenario: Scenario, bank: Bank, lanes: int) -> None:
         self.bank = bank
         self._objective = scenario.objective.numbers()
-        self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s))
+        self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s, scenario.blocks))
         ring = min(1 << (scenario.requests - 1).bit_length(), MOST_PENDING)  # a power of two, so that a mask finds the place
         self._places = np.zeros((lanes, PLACE), np.int64)
         self._states = np.zeros((lanes, len(kernel.fresh_state(bank.extra))))
         self._readings = np.zeros((lanes, tm.SIZE))
         self._plans = np.zeros((lanes, ring), np.int64)
         self._rows = np.zeros((lanes, ring, kernel.row_size(bank.extra)))
-        self.observations = np.zeros((lanes, features.SIZE), np.float32)
+        self.observations = np.zeros((lanes, features.size(scenario.blocks)), np.float32)
         self.last = np.zeros_like(self.observations)
         self.rewards = np.zeros(lanes)
         self.dones = np.zeros(lanes, np.bool_)
@@ -342,9 +401,10 @@ class Lanes:
 
     def begin(self, lanes: NDArray[np.int64], episodes: NDArray[np.int64]) -> None:
         """Begin `episodes[lane]` in each of the given lanes; the others go on."""
+        bank = self.bank
         _begin_some(
-            lanes, episodes, self.bank.arrivals, self.bank.parameters, self.bank.rate, self._scale, self._places, self.bank.extra,
-            self._states, self._readings, self.observations,
+            lanes, episodes, bank.arrivals, bank.parameters, bank.rate, bank.job_arrival, bank.job_work, bank.extra, self._scale,
+            self._places, self._rows, self._states, self._readings, self.observations,
         )  # fmt: skip
 
     def step(self, actions: NDArray[np.int64], following: NDArray[np.int64]) -> None:

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 from cutlayer.envs import scenarios
 from cutlayer.envs.batch import Bank, Lanes
 from cutlayer.envs.record import Record
-from cutlayer.envs.streams import draw
+from cutlayer.envs.streams import deadlines, draw
 from cutlayer.errors import ConfigError
 from cutlayer.runtime import features
 
@@ -50,13 +50,14 @@ class OffloadVectorEnv(VectorEnv["NDArray[np.float32]", "NDArray[np.int64]", Any
         self.scenario = scenarios.make(scenario) if isinstance(scenario, str) else scenario
         self.num_envs, self.render_mode = num_envs, None
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
-        self.single_observation_space = gym.spaces.Box(features.LOW, features.HIGH, (features.SIZE,), np.float32)
+        self.single_observation_space = gym.spaces.Box(features.LOW, features.HIGH, (features.size(self.scenario.blocks),), np.float32)
         self.single_action_space = gym.spaces.Discrete(len(self.scenario.plans))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
         self._names = np.zeros(num_envs, np.int64)
         self._drawn = [draw(self.scenario, 0)] * num_envs
+        self._deadline_s = np.zeros((num_envs, self.scenario.requests))
         self._lanes = Lanes(self.scenario, Bank.stack(self.scenario, self._drawn), num_envs)
         self._own = np.arange(num_envs)
         self._ended = np.zeros(num_envs, np.bool_)
@@ -66,6 +67,7 @@ class OffloadVectorEnv(VectorEnv["NDArray[np.float32]", "NDArray[np.int64]", Any
         for lane, name in zip(lanes, names, strict=True):
             self._names[lane] = int(self._generators[lane].integers(2**62)) if name is None else name
             self._drawn[lane] = draw(self.scenario, int(self._names[lane]))
+            self._deadline_s[lane] = deadlines(self.scenario, self._drawn[lane])
         # Lanes that go on keep their streams in the new bank, padded perhaps, which changes nothing.
         self._lanes.bank = Bank.stack(self.scenario, self._drawn)
         self._lanes.begin(lanes, lanes)
@@ -98,12 +100,12 @@ class OffloadVectorEnv(VectorEnv["NDArray[np.float32]", "NDArray[np.int64]", Any
         assert self.action_space.contains(actions), f"actions {actions!r} are not all among the {len(self.scenario.plans)} plans"
         requests = lanes.requests
         lanes.step(actions, self._own)
-        ended, rewards = lanes.dones.copy(), lanes.rewards.copy()
+        ended, rewards, deadline_s = lanes.dones.copy(), lanes.rewards.copy(), self._deadline_s[self._own, requests]
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            return self._same_step(actions, requests, rewards, ended)
+            return self._same_step(actions, requests, deadline_s, rewards, ended)
         waiting = self._ended
         # What the call did in lanes that ended in the step before counts for nothing: they begin anew.
-        infos = _columns(self.scenario, lanes, actions, requests, ~waiting)
+        infos = _columns(lanes, actions, requests, deadline_s, ~waiting)
         ended &= ~waiting
         observations = np.where(ended[:, None], lanes.last, lanes.observations)
         if waiting.any():
@@ -113,16 +115,21 @@ class OffloadVectorEnv(VectorEnv["NDArray[np.float32]", "NDArray[np.int64]", Any
         return observations, rewards, np.zeros(self.num_envs, np.bool_), ended.copy(), infos
 
     def _same_step(
-        self, actions: NDArray[np.int64], requests: NDArray[np.int64], rewards: NDArray[np.float64], ended: NDArray[np.bool_]
+        self,
+        actions: NDArray[np.int64],
+        requests: NDArray[np.int64],
+        deadline_s: NDArray[np.float64],
+        rewards: NDArray[np.float64],
+        ended: NDArray[np.bool_],
     ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         lanes = self._lanes
-        infos = _columns(self.scenario, lanes, actions, requests, ~ended)
+        infos = _columns(lanes, actions, requests, deadline_s, ~ended)
         if ended.any():
             final = np.full(self.num_envs, None, object)
             for lane in np.flatnonzero(ended):
                 final[lane] = lanes.last[lane].copy()
             infos |= {"final_obs": final, "_final_obs": ended.copy()}
-            infos |= {"final_info": _columns(self.scenario, lanes, actions, requests, ended), "_final_info": ended.copy()}
+            infos |= {"final_info": _columns(lanes, actions, requests, deadline_s, ended), "_final_info": ended.copy()}
             infos |= self._begin(np.flatnonzero(ended), [None] * int(ended.sum()))
         return lanes.observations.copy(), rewards, np.zeros(self.num_envs, np.bool_), ended, infos
 
@@ -132,7 +139,7 @@ class OffloadVectorEnv(VectorEnv["NDArray[np.float32]", "NDArray[np.int64]", Any
 
 
 def _columns(
-    scenario: Scenario, lanes: Lanes, actions: NDArray[np.int64], requests: NDArray[np.int64], which: NDArray[np.bool_]
+    lanes: Lanes, actions: NDArray[np.int64], requests: NDArray[np.int64], deadline_s: NDArray[np.float64], which: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """Infos of `OffloadEnv` as Gymnasium's vector environments give them: a column for each entry, beside it whose it is."""
     if not which.any():
@@ -142,6 +149,6 @@ def _columns(
     missing = len(Record._fields) - 1 - rows.shape[1]
     columns = [actions, rows[:, 0].astype(np.int64), *rows[:, 1:].T, *np.zeros((missing, len(rows)))]
     record = {name: np.where(which, column, 0) for name, column in zip(Record._fields, columns, strict=True)}
-    late = record["finish_s"] - record["arrival_s"] > scenario.objective.deadline_s
+    late = record["finish_s"] - record["arrival_s"] > deadline_s
     masks = {f"_{name}": which.copy() for name in record}
     return {"record": record | masks, "_record": which.copy(), "late": late & which, "_late": which.copy()}

@@ -8,8 +8,8 @@ Because the state is so small, cloning a world is copying those numbers: the cla
              m of them: a request that finds n of them before it starts at max(x, F + S_n - S_m, S_n + M_n),
              M_n = max over j <= n of a_j - S_(j-1)
 
-That is the plain world. What else a scenario may switch on (several servers, batches, slow start, heat, charge, loading) comes in
-one argument, `extra`. Where it is None the compiler drops every line that asks for it: what is off costs nothing.
+That is the plain world. What else a scenario may switch on (several servers, batches, slow start, heat, charge, loading, deadlines that
+differ) comes in one argument, `extra`. Where it is None the compiler drops every line that asks for it: what is off costs nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cutlayer.envs.record import Record, Status
 from cutlayer.profiles.cost import MSS_BYTES, OVERHEAD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,9 +47,10 @@ PLAIN_ROW, ROW = 11, 14  # a plain world writes no more than the first
 DEVICE_FREE, UPLINK_FREE, EDGE_DEPARTURE, EDGE_JOBS = range(4)
 STATE = 4  # of a plain world
 # With extras: when the link was used last; the heat and when it was reckoned; the charge, when, and what is unpaid; the batch that is open
-# and its members; the unit that ran last and a count of uses. Then when each server is free, then the last use of each unit.
-LAST_SENT, HEAT_C, HEAT_AT, CHARGE_J, CHARGE_AT, UNPAID_J, WINDOW, MEMBERS, RUNNING, USES = range(4, 14)
-SERVERS = 14
+# and its members; the unit that ran last and a count of uses; a count of requests. Then when each server is free, then the last use of
+# each unit; at the end, where the edge broadcasts, when each server is free as far as `broadcast.hear` has come.
+LAST_SENT, HEAT_C, HEAT_AT, CHARGE_J, CHARGE_AT, UNPAID_J, WINDOW, MEMBERS, RUNNING, USES, REQUESTS = range(4, 15)
+SERVERS = 15
 GIVE_UP_S, HALF_RTT_S, RETURN_S, SLOT_S, BASE_W, JOULES_PER_BIT, RATE_TOLD = range(7)
 
 DEVICE, EDGE, GIVEN_UP, UNSENT, EMPTY = (float(status) for status in Status)
@@ -62,7 +63,9 @@ DEVICE, EDGE, GIVEN_UP, UNSENT, EMPTY = (float(status) for status in Status)
     TIME_CONSTANT_S, IDLE_C, BUSY_C, THROTTLE_C, LIMIT_C, SLOWEST,  # [0, ...]
     CAPACITY_J, IDLE_W,  # [0, ...]
     LOADING, MEMORY_BYTES, READ_BYTES_PER_S, INIT_S,  # [0, ...]; memory -1: none is kept account of
-) = range(15)  # fmt: skip
+    CANCEL_MARGIN_S,  # of requests with deadlines of their own
+    BROADCAST_S,  # [0]
+) = range(17)  # fmt: skip
 WINDOW_BYTES = 10.0 * (MSS_BYTES + OVERHEAD_BYTES)  # a connection's first round trip: ten packets (RFC 6928), as they are on the wire
 
 
@@ -70,7 +73,8 @@ class Extra(NamedTuple):
     """What a world has beyond the plain one, as arrays.
 
     settings by the indices above; start is the state in which an episode begins; unit and swap_s (plans,), unit_bytes (units,);
-    shares of the members of a batch; harvest_w and harvested_j (episodes, slots), the watts in each slot and the joules before it.
+    shares of the members of a batch; harvest_w and harvested_j (episodes, slots), the watts in each slot and the joules before it;
+    deadline_s (episodes, requests), or (episodes, 0) where all have the objective's.
     """
 
     settings: NDArray[np.float64]
@@ -81,6 +85,7 @@ class Extra(NamedTuple):
     shares: NDArray[np.float64]
     harvest_w: NDArray[np.float64]
     harvested_j: NDArray[np.float64]
+    deadline_s: NDArray[np.float64]
 
 
 @compiled
@@ -204,6 +209,9 @@ def step(
     energy = table[plan, DEVICE_J]
     if extra is not None:
         row[R_LOAD], row[R_TEMPERATURE], row[R_CHARGE] = 0.0, 0.0, 0.0
+        if extra.deadline_s.shape[1] > 0:
+            give_up = arrival + (extra.deadline_s[episode, int(state[REQUESTS])] + extra.settings[CANCEL_MARGIN_S])
+            state[REQUESTS] += 1.0
         if extra.settings[TIME_CONSTANT_S] > 0.0:
             slow *= _throttle(start, extra.settings, state)
             row[R_TEMPERATURE] = state[HEAT_C]
@@ -317,11 +325,16 @@ def replay(
         )  # fmt: skip
 
 
-def extras(scenario: Scenario, harvest_w: NDArray[np.float64], slot_s: float) -> Extra | None:
-    """What `scenario` has beyond a plain world; `harvest_w` (episodes, slots)."""
+def extras(scenario: Scenario, streams: Sequence[Streams]) -> Extra | None:
+    """What `scenario` has beyond a plain world, over a bank of these episodes."""
     edge, heat, battery, memory = scenario.edge, scenario.thermal, scenario.battery, scenario.memory
     if scenario.plain:
         return None
+    # Shorter episodes are padded so that nothing changes: the last slot holds for ever.
+    slots = max(len(one.harvest_w) for one in streams)
+    harvest_w = np.array([np.pad(one.harvest_w, (0, slots - len(one.harvest_w)), mode="edge") for one in streams])
+    before = np.concatenate([np.zeros((len(streams), 1)), np.cumsum(harvest_w[:, :-1] * streams[0].slot_s, axis=1)], axis=1)
+    own = np.array([[] if one.deadline_s is None else one.deadline_s for one in streams], float)
     loads = scenario.loads()
     unit = np.array(loads.unit, np.int64)
     unit_bytes = np.zeros(max(0, unit.max() + 1))
@@ -334,14 +347,15 @@ def extras(scenario: Scenario, harvest_w: NDArray[np.float64], slot_s: float) ->
         *((battery.capacity_j, battery.idle_w) if battery else (0.0, 0.0)),
         scenario.loading,
         *((memory.capacity_bytes, memory.read_bytes_per_s, memory.init_s) if memory else (-1.0, 0.0, 0.0)),
+        scenario.cancel_margin_s,
+        edge.broadcast_s or 0.0,
     ]
-    start = np.zeros(SERVERS + edge.servers + len(unit_bytes))
+    start = np.zeros(SERVERS + edge.servers + len(unit_bytes) + (edge.servers if edge.broadcast_s else 0))
     start[[LAST_SENT, WINDOW, RUNNING]] = -np.inf, -1.0, -1.0
     start[HEAT_C] = heat.idle_c if heat else 0.0
     start[CHARGE_J] = battery.start * battery.capacity_j if battery else 0.0
-    before = np.concatenate([np.zeros((len(harvest_w), 1)), np.cumsum(harvest_w[:, :-1] * slot_s, axis=1)], axis=1)
     shares = np.array(edge.batching.shares() if edge.batching else [1.0])
-    return Extra(np.array(settings, float), start, unit, np.array(loads.swap_s), unit_bytes, shares, harvest_w, before)
+    return Extra(np.array(settings, float), start, unit, np.array(loads.swap_s), unit_bytes, shares, harvest_w, before, own)
 
 
 def fresh_state(more: Extra | None = None) -> NDArray[np.float64]:
@@ -377,7 +391,7 @@ def arrays(scenario: Scenario, streams: Streams) -> Arrays:
     work = np.concatenate([[0.0], np.cumsum(streams.job_service_s)])
     bound = np.concatenate([[-np.inf], np.maximum.accumulate(streams.job_arrival_s - work[:-1])])
     bank = [stream[None] for stream in (rate, carried, streams.slow_down, streams.job_arrival_s, work, bound)]
-    more = extras(scenario, streams.harvest_w[None], streams.slot_s)
+    more = extras(scenario, [streams])
     return table, parameters, 0, bank[0], bank[1], bank[2], bank[3], bank[4], bank[5], more
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from cutlayer.envs import rendering, scenarios
 from cutlayer.envs.simulation import EngineName, Simulation
 from cutlayer.envs.streams import draw
-from cutlayer.profiles.cost import reward
+from cutlayer.profiles.cost import of_deadline, reward
 from cutlayer.runtime import features
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
     `scenario.plans.name(a)` tells what an action means.
 
     ## Observation space
-    `Box(-1, 4, (32,), float32)`, all of it known to the device at the time; scales are fixed by plan table and deadline.
+    `Box(-1, 4, (32,), float32)`, longer where the scenario has more to show; all of it is known to the device at the time, and
+    scales are fixed by the scenario. *Deadline* as a scale is the objective's.
 
     | index | meaning | unit before scaling | scale |
     |---|---|---|---|
@@ -50,6 +51,17 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
     | 13 | rate, exponentially weighted | b/s | as index 5 |
     | 14 + 3i, 15 + 3i, 16 + 3i | rate, age and duration of the i-th last transfer, i = 0..5 | b/s, s, s | as 5; age; deadline |
 
+    Behind these come, in this order, what only some worlds have (`scenario.blocks` says which, `runtime.features.table` lists all):
+
+    | world with | meaning | unit before scaling | scale |
+    |---|---|---|---|
+    | `deadlines` | time that the present request has | s | deadline |
+    | `thermal` | temperature as the last device work began | degrees C | `throttle_c` to `limit_c` on 0 to 1 |
+    | `battery` | charge as the last device work began | J | `capacity_j` |
+    | either | age of what was sensed | s | age |
+    | segments to load | one each: it is the one that will lie ready when the request's turn comes | 0 or 1 | 1 |
+    | `edge.broadcast_s` | how long a job would have waited at the edge, by its last broadcast; age of that | s | deadline; age |
+
     Age is scaled to age / (age + 0.5 s), 1 where nothing was measured yet. Every value is clipped to the bounds.
 
     ## Rewards
@@ -64,7 +76,8 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
 
     ## Info
     `record`: what became of the request just decided, the fields of `cutlayer.envs.record.Record` as plain values, so that
-    `Record(**info["record"])` is the typed record; `late`: whether it missed its deadline. After a reset `episode`: its number.
+    `Record(**info["record"])` is the typed record; `late`: whether it missed its deadline (its own, where they differ). After a reset
+    `episode`: its number.
 
     ## Arguments
     scenario: name from `cutlayer.envs.scenarios`, path of a scenario file, or a `Scenario`. engine: "simpy" or "kernel", equal
@@ -81,9 +94,9 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
         self.engine: EngineName = engine
         self.render_mode = render_mode
         self.action_space = gym.spaces.Discrete(len(self.scenario.plans))
-        self.observation_space = gym.spaces.Box(features.LOW, features.HIGH, (features.SIZE,), np.float32)
+        self.observation_space = gym.spaces.Box(features.LOW, features.HIGH, (features.size(self.scenario.blocks),), np.float32)
         self._simulation: Simulation | None = None
-        self._records: deque[Record] = deque(maxlen=rendering.SHOWN)
+        self._records: deque[tuple[Record, float]] = deque(maxlen=rendering.SHOWN)  # each with its deadline
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode; `options={"episode": k}` names it outright, as evaluation does."""
@@ -99,12 +112,12 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
         """Decide the present request."""
         assert self._simulation is not None, "call reset before step"
         assert self.action_space.contains(action), f"action {action!r} is none of the {len(self.scenario.plans)} plans"
+        deadline_s = self._simulation.deadline_s
         record = self._simulation.decide(int(action))
-        self._records.append(record)
-        objective = self.scenario.objective
-        worth = reward(record.latency_s, record.accuracy, record.energy_j, *objective.numbers())
+        self._records.append((record, deadline_s))
+        worth = reward(record.latency_s, record.accuracy, record.energy_j, *of_deadline(self.scenario.objective.numbers(), deadline_s))
         # Plain values: a vector environment makes a column of each.
-        info = {"record": {**record._asdict(), "status": int(record.status)}, "late": record.latency_s > objective.deadline_s}
+        info = {"record": {**record._asdict(), "status": int(record.status)}, "late": record.latency_s > deadline_s}
         return self._simulation.observation(), float(worth), False, self._simulation.done, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -118,4 +131,4 @@ class OffloadEnv(gym.Env["NDArray[np.float32]", np.int64]):
             return rendering.picture(self._simulation, self._records)
         if self.render_mode != "ansi":
             return None
-        return rendering.line(self._records[-1], self.scenario.plans) if self._records else "no request decided yet"
+        return rendering.line(self._records[-1][0], self.scenario.plans) if self._records else "no request decided yet"

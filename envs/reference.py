@@ -28,6 +28,7 @@ import simpy
 
 from cutlayer.envs.device import Charge, Heat, Loaded
 from cutlayer.envs.record import Record, Status
+from cutlayer.envs.streams import deadlines
 from cutlayer.profiles.cost import MSS_BYTES, OVERHEAD_BYTES
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Reference:
         self.requests = 0
         # As Python floats: numpy's scalars are three times as slow in arithmetic.
         self.arrival_s, self.rate, self.slow_down = (x.tolist() for x in (streams.arrival_s, streams.rate_bps / 8.0, streams.slow_down))
+        self.give_up_s: list[float] = (deadlines(scenario, streams) + scenario.cancel_margin_s).tolist()
         self.device, self.uplink, self.edge = simpy.Environment(), simpy.Environment(), simpy.Environment()
         self.rows, platform = scenario.plans.rows, scenario.edge.platform
         self.edge_work_s = [platform.work_factor * (row.decode_s + row.edge_s) + platform.request_s for row in self.rows]
@@ -69,8 +71,8 @@ class Reference:
         """Run the next request with `plan` and tell what becomes of it."""
         scenario, row = self.scenario, self.rows[plan]
         arrival = self.arrival_s[self.requests]
+        give_up = arrival + self.give_up_s[self.requests]
         self.requests += 1
-        give_up = arrival + scenario.give_up_s
         start, end, slow_down, found = self._run(self.device, self._compute(arrival, plan))
         if slow_down == 0.0:  # the battery is empty
             return Record(plan, EMPTY, arrival, start, end, end, end, 0.0, 0.0, max(end, give_up), 0.0, 0.0, *found)

@@ -44,8 +44,8 @@ def line(record: Record, plans: PlanTable) -> str:
     )
 
 
-def picture(simulation: Simulation, records: Sequence[Record]) -> NDArray[np.uint8]:
-    """The last requests, the link and the queues at this moment, (HEIGHT, WIDTH, 3).
+def picture(simulation: Simulation, records: Sequence[tuple[Record, float]]) -> NDArray[np.uint8]:
+    """The last requests (each with its deadline), the link and the queues at this moment, (HEIGHT, WIDTH, 3).
 
     Raises:
         DependencyNotInstalled: pillow, which draws it, is missing.
@@ -69,7 +69,7 @@ class _Picture:
         self.from_s = self.now_s - PAST_DEADLINES * self.deadline_s
         self.until_s = self.now_s + FUTURE_DEADLINES * self.deadline_s
 
-    def draw(self, records: Sequence[Record]) -> None:
+    def draw(self, records: Sequence[tuple[Record, float]]) -> None:
         scenario = self.simulation.scenario
         self.text(8, 6, f"{scenario.name}    {self.now_s:.3f} s    request {self.simulation.request} of {scenario.requests}")
         self.text(RIGHT, 6, f"deadline {1e3 * self.deadline_s:g} ms", anchor="ra")
@@ -111,10 +111,10 @@ class _Picture:
         self.text(LEFT - 4, LINK_TOP - 4, f"{top:g}", anchor="ra")
         self.text(LEFT - 4, LINK_BOTTOM - 8, "0", anchor="ra")
 
-    def requests(self, records: Sequence[Record]) -> None:
-        for k, record in enumerate(list(records)[-SHOWN:]):
+    def requests(self, records: Sequence[tuple[Record, float]]) -> None:
+        for k, (record, deadline_s) in enumerate(list(records)[-SHOWN:]):
             top = ROWS_TOP + k * ROW
-            finish, late = record.finish_s, record.latency_s > self.deadline_s
+            finish, late = record.finish_s, record.latency_s > deadline_s
             self.text(8, top, self.simulation.plans.name(record.plan))
             self.text(RIGHT + 6, top, f"{1e3 * record.latency_s:.0f} ms", RED if late else INK)
             self.bar(record.arrival_s, finish, top, PALE)
@@ -125,7 +125,7 @@ class _Picture:
                 self.bar(record.send_end_s + half_rtt_s + record.edge_wait_s, finish, top, EDGE)
             elif record.status != Status.DEVICE:
                 self.bar(record.send_end_s, finish, top, DEVICE)
-            due = record.arrival_s + self.deadline_s
+            due = record.arrival_s + deadline_s
             if self.from_s < due < self.until_s:
                 self.pen.line((self.x(due), top - 1, self.x(due), top + ROW - 6), fill=RED, width=2)
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from cutlayer.envs.broadcast import EdgeQueue
 from cutlayer.envs.compiling import encode
 from cutlayer.envs.kernel import Kernel
 from cutlayer.envs.record import Status
 from cutlayer.envs.reference import Reference
+from cutlayer.envs.streams import deadlines
 from cutlayer.runtime import features
 from cutlayer.runtime import telemetry as tm
 
@@ -51,7 +53,11 @@ class Observer:
         self._plans, self._streams = scenario.plans, streams
         self._late_s = scenario.path.rtt_s / 2
         self._senses, self._told = not scenario.plain, scenario.link.rate_told
-        self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s))
+        self._unit = scenario.loads().unit if scenario.loading else None
+        self._due: list[float] = [] if streams.deadline_s is None else streams.deadline_s.tolist()
+        self._queue = EdgeQueue(scenario, streams) if scenario.edge.broadcast_s is not None else None
+        self._scale = np.array(features.scales(scenario.plans, scenario.objective.deadline_s, scenario.blocks))
+        self._size = features.size(scenario.blocks)
         self.readings = tm.fresh()
         self._computed: list[Record] = []
         self._sent: list[Record] = []
@@ -61,6 +67,8 @@ class Observer:
         """A request was decided, and this will become of it."""
         row = self._plans.rows[record.plan]
         tm.decided(self.readings, row.device_s + row.encode_s, row.wire_bytes)
+        if self._unit is not None:
+            tm.loads(self.readings, self._unit[record.plan])
         self._computed.append(record)
         if record.status is not DEVICE:
             self._sent.append(record)
@@ -73,11 +81,16 @@ class Observer:
         if self._told:
             known_s = max(0.0, now_s - self._late_s)
             tm.rate_told(self.readings, known_s, float(self._streams.rate_bps[self._streams.slot(known_s)]))
+        if self._queue is not None:
+            self._queue.hear(self.readings, now_s - self._late_s, self._sent)
+        if self._due:
+            # At the end of the episode no request waits: the last one's deadline stays.
+            tm.due(self.readings, self._due[min(len(self._computed), len(self._due) - 1)])
         tm.arrived(self.readings, now_s)
 
     def observation(self, now_s: float) -> NDArray[np.float32]:
         """The readings as features; a new array each time."""
-        out = np.empty(features.SIZE, np.float32)
+        out = np.empty(self._size, np.float32)
         encode(np.array(self.readings), self._scale, now_s, self.acked_bytes(now_s), out)
         return out
 
@@ -149,6 +162,11 @@ class View(Protocol):
         ...
 
     @property
+    def deadline_s(self) -> float:
+        """By when the present request has to be answered, seconds from now."""
+        ...
+
+    @property
     def plans(self) -> PlanTable:
         """What can be chosen."""
         ...
@@ -170,6 +188,7 @@ class Simulation:
         self.plans = scenario.plans
         self.request = 0
         self._arrival_s: list[float] = streams.arrival_s.tolist()
+        self._deadline_s: list[float] = deadlines(scenario, streams).tolist()
         self._engine: Engine = ENGINES[engine](scenario, streams)
         self._observer = Observer(scenario, streams)
         self._observer.arrived(self.now_s)
@@ -178,6 +197,11 @@ class Simulation:
     def now_s(self) -> float:
         """Arrival of the request that waits for a decision; after the last one, the end of the episode."""
         return self._arrival_s[self.request]
+
+    @property
+    def deadline_s(self) -> float:
+        """See `View`; after the last request that of the last one."""
+        return self._deadline_s[min(self.request, len(self._deadline_s) - 1)]
 
     @property
     def done(self) -> bool:

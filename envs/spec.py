@@ -14,11 +14,13 @@ import numpy as np
 from cutlayer.envs.workload import EdgeJobs, SlowDown
 from cutlayer.errors import ConfigError
 from cutlayer.profiles.cost import MSS_BYTES
+from cutlayer.runtime.features import Blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cutlayer.envs.channels import Channel
+    from cutlayer.envs.deadlines import Deadlines
     from cutlayer.envs.workload import Arrivals, BackgroundJobs, CoTenant
     from cutlayer.profiles.cost import Objective, Path
     from cutlayer.profiles.plans import PlanTable
@@ -85,12 +87,14 @@ class Platform:
         )
 
 
-# Felter, Ferreira, Rajamony, Rubio (IBM Research Report RC25482, 2014). Work: Linpack at 290.8 (native), 290.9 (Docker) and 241.3
-# GFLOPS (KVM as it comes; 284.2 with pinned cores). Requests: KVM added 30 us to a network round trip, 80 % of the native one
-# of about 38 us, which Docker's address translation doubled. Background jobs are given as they run there.
+# Work: Felter, Ferreira, Rajamony, Rubio (IBM Research Report RC25482, 2014) ran Linpack at 290.8 GFLOPS natively, 290.9 in Docker, 284.2
+# in KVM with pinned cores and 130.3 without (averages in the logs of github.com/thewmf/kvm-docker-comparison, linpack/results): a
+# container costs nothing, a virtual machine 2 to 120 %; 20 % is our choice between them. Requests: our choice, a network round trip
+# within a machine room (tens of us) once more for a container's address translation, less for a virtual machine. Background
+# jobs are given as they run there.
 BARE_METAL = Platform()
-CONTAINER = Platform(request_s=38e-6)
-VIRTUAL_MACHINE = Platform(work_factor=290.8 / 241.3, request_s=30e-6)
+CONTAINER = Platform(request_s=40e-6)
+VIRTUAL_MACHINE = Platform(work_factor=1.2, request_s=30e-6)
 PLATFORMS = {"bare-metal": BARE_METAL, "container": CONTAINER, "vm": VIRTUAL_MACHINE}
 
 
@@ -121,13 +125,22 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The edge: first come, first served by `servers` equal servers; of jobs and requests of one instant the jobs go first."""
+    """The edge: first come, first served by `servers` equal servers; of jobs and requests of one instant the jobs go first.
+
+    broadcast_s: at 0, broadcast_s, 2 broadcast_s, ... it tells its queue: how long a job that came just then would wait before it
+    begins, behind all jobs and requests that have reached the edge by that instant (with one server: the seconds of work ahead). What
+    is still on its way there does not count; of a batch, what is collected counts once its window has ended. A broadcast
+    reaches the device half a round trip later, always. Never, unless given.
+    """
 
     servers: int = 1
     platform: Platform = BARE_METAL
     batching: Batching | None = None
+    broadcast_s: float | None = None
 
     def __post_init__(self) -> None:
+        period_s = self.broadcast_s
+        _hold("the edge", broadcast_s=(period_s, period_s is None or 0.0 < period_s < math.inf, "seconds above 0"))
         _hold("the edge", servers=(self.servers, self.servers >= 1, "a whole number from 1 on"))
         if self.batching is not None:
             _hold("an edge that batches", servers=(self.servers, self.servers == 1, "1: a batch runs on one server"))
@@ -233,8 +246,9 @@ class Scenario:
     """Plans, link, edge, device, workload and objective of one world.
 
     requests an episode; rates, slow-down and harvest are constant within slots of slot_s; a request whose transfer is not done
-    give_up_s after its arrival is answered by the device's own exit, and the link is free again. segments: None means the
-    plan table's own columns `unit`, `swap_s` and `unit_bytes` where it has them.
+    cancel_margin_s after its deadline is answered by the device's own exit, and the link is free again. deadlines: where
+    requests differ; the objective's deadline then stays the unit in which times are shown to a policy. segments: None means
+    the plan table's own columns `unit`, `swap_s` and `unit_bytes` where it has them.
     """
 
     name: str
@@ -255,6 +269,7 @@ class Scenario:
     battery: Battery | None = None
     segments: Segments | None = None
     memory: Memory | None = None
+    deadlines: Deadlines | None = None
 
     def __post_init__(self) -> None:
         if self.segments is not None:
@@ -264,15 +279,29 @@ class Scenario:
 
     @property
     def give_up_s(self) -> float:
-        """Age of a request at which its transfer is given up: the deadline and the stated margin."""
-        return self.objective.deadline_s + self.cancel_margin_s
+        """Age at which the transfer of any request is given up at the latest: the (longest) deadline and the stated margin."""
+        longest_s = self.objective.deadline_s if self.deadlines is None else self.deadlines.longest_s
+        return longest_s + self.cancel_margin_s
 
     @property
     def plain(self) -> bool:
         """Whether everything is off that a compiled engine leaves out; loss and platform are but other numbers."""
         slow_start = math.isfinite(self.link.restart_after_s)
         device = self.thermal is not None or self.battery is not None or self.loading
-        return self.edge.servers == 1 and self.edge.batching is None and not slow_start and not device
+        edge = self.edge.servers > 1 or self.edge.batching is not None or self.edge.broadcast_s is not None
+        return not (slow_start or device or edge or self.deadlines is not None)
+
+    @property
+    def blocks(self) -> Blocks:
+        """What the device can show beyond the base features: what this world has, it has sensors for."""
+        return Blocks(
+            deadline=self.deadlines is not None,
+            throttle_c=self.thermal.throttle_c if self.thermal is not None else 0.0,
+            limit_c=self.thermal.limit_c if self.thermal is not None else 0.0,
+            capacity_j=self.battery.capacity_j if self.battery is not None else 0.0,
+            units=max(self.loads().unit) + 1 if self.loading else 0,
+            broadcast=self.edge.broadcast_s is not None,
+        )
 
     @property
     def loading(self) -> bool:

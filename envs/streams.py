@@ -20,6 +20,7 @@ class Streams:
 
     arrival_s (requests + 1,): the last one only ends the episode. rate_bps and slow_down (slots,), the last slot holds
     for ever. job_arrival_s and job_service_s (jobs,): background work at the edge, in order of arrival. harvest_w (slots,) as the rate.
+    deadline_s (requests,): where requests differ; `deadlines` tells of any world.
     """
 
     slot_s: float
@@ -29,6 +30,7 @@ class Streams:
     job_arrival_s: NDArray[np.float64]
     job_service_s: NDArray[np.float64]
     harvest_w: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    deadline_s: NDArray[np.float64] | None = None
     # Bytes a second in each slot and bytes carried before it, as Python floats: read one by one, numpy's scalars are slow.
     _rate: list[float] = field(init=False, repr=False)
     _carried: list[float] = field(init=False, repr=False)
@@ -53,7 +55,8 @@ class Streams:
 
 def draw(scenario: Scenario, seed: int) -> Streams:
     """The streams of one episode of `scenario`; the same seed gives the same streams on any machine."""
-    arrivals, rate, slow, jobs, harvest = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5))
+    # A child that is asked for later leaves those before it as they were, and with them every episode that a seed ever named.
+    arrivals, rate, slow, jobs, harvest, due = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(6))
     arrival_s = scenario.arrivals.draw(arrivals, scenario.requests + 1)
     # No transfer outlives its request's give-up time, so nothing is asked of the link after the last one.
     horizon_s = float(arrival_s[-1]) + scenario.give_up_s
@@ -70,4 +73,12 @@ def draw(scenario: Scenario, seed: int) -> Streams:
         job_arrival_s,
         job_service_s,
         np.zeros(1) if power is None else power.draw(harvest, slots, scenario.slot_s),
+        None if scenario.deadlines is None else scenario.deadlines.draw(due, scenario.requests),
     )
+
+
+def deadlines(scenario: Scenario, streams: Streams) -> NDArray[np.float64]:
+    """By when each request has to be answered, seconds from its arrival, shape (requests,): its own deadline or the objective's."""
+    if streams.deadline_s is not None:
+        return streams.deadline_s
+    return np.full(len(streams.arrival_s) - 1, scenario.objective.deadline_s)

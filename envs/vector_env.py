@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Episodes drawn beforehand and used again in random order: a learner memorises futures when it sees fewer than about 1,500.
 EPISODES = 2_048
+_CHANGING = ("_places", "_states", "_readings", "_plans", "_rows", "observations")  # arrays of the lanes, from step to step
 
 
 class BatchedVecEnv(VecEnv):
@@ -35,7 +36,7 @@ class BatchedVecEnv(VecEnv):
     def __init__(self, scenario: str | Scenario, lanes: int, seed: int = 0, episodes: int = EPISODES, *, stagger: bool = True) -> None:
         self.render_mode = None
         self.scenario = scenarios.make(scenario) if isinstance(scenario, str) else scenario
-        space = gym.spaces.Box(features.LOW, features.HIGH, (features.SIZE,), np.float32)
+        space = gym.spaces.Box(features.LOW, features.HIGH, (features.size(self.scenario.blocks),), np.float32)
         super().__init__(lanes, space, gym.spaces.Discrete(len(self.scenario.plans)))
         self._rng = np.random.default_rng(seed)
         self._stagger = stagger
@@ -79,6 +80,19 @@ class BatchedVecEnv(VecEnv):
                 infos[lane]["episode"] = {"r": float(self._returns[lane]), "l": int(self._lengths[lane])}
             self._returns[lane], self._lengths[lane] = 0.0, 0
         return lanes.observations.copy(), lanes.rewards.astype(np.float32), lanes.dones.copy(), infos
+
+    def state(self) -> dict[str, Any]:
+        """All that changes from step to step; the bank is drawn again from the seed that the environment was made with."""
+        own = {"returns": self._returns.copy(), "lengths": self._lengths.copy(), "generator": self._rng.bit_generator.state}
+        return {**own, "lanes": {name: getattr(self.lanes, name).copy() for name in _CHANGING}}
+
+    def restore(self, found: dict[str, Any]) -> None:
+        """Go on from `state` of an environment made alike."""
+        self._returns[:], self._lengths[:] = found["returns"], found["lengths"]
+        self._rng = np.random.default_rng()
+        self._rng.bit_generator.state = found["generator"]
+        for name in _CHANGING:
+            getattr(self.lanes, name)[:] = found["lanes"][name]
 
     def close(self) -> None:
         """Nothing to release."""

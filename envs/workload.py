@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from cutlayer.envs.channels.chains import autoregression, not_negative, on_off, positive
+from cutlayer.envs.channels.traces import Trace
 from cutlayer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -227,22 +228,26 @@ def _before(chunks: Iterator[tuple[float, NDArray[np.float64]]], until_s: float)
     return times[times <= until_s]
 
 
+def _columns(what: str, path: Path, *named: tuple[str, str]) -> list[NDArray[np.float64]]:
+    """Columns of numbers of a CSV, each by its name and what it holds."""
+    needs = " and ".join(f"{column} ({meaning})" for column, meaning in named)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return [np.array([float(row[column]) for row in rows]) for column, _ in named]
+    except KeyError as error:
+        raise ConfigError(f"{what} {path} has the columns {', '.join(map(str, rows[0]))}; it needs {needs}") from error
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
+        raise ConfigError(f"cannot read {what} {path}: {error}; give a CSV with {needs}") from error
+
+
 def read_arrivals(path: Path, time_column: str = "t_s", speed: float = 1.0) -> ArrivalTrace:
     """Arrivals of a CSV with a column of seconds that never fall; those stamped alike are set a microsecond apart.
 
     Raises:
         ConfigError: the file is missing, the column is, or it has no two numbers that never fall.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        times = np.array([float(row[time_column]) for row in rows])
-    except KeyError as error:
-        raise ConfigError(
-            f"arrival trace {path} has the columns {', '.join(map(str, rows[0]))}; it needs {time_column} (seconds)"
-        ) from error
-    except (OSError, UnicodeDecodeError, csv.Error, TypeError, ValueError) as error:
-        raise ConfigError(f"cannot read arrival trace {path}: {error}; give a CSV with seconds in the column {time_column}") from error
+    (times,) = _columns("arrival trace", path, (time_column, "seconds"))
     if len(times) < 2 or not np.isfinite(times).all() or (np.diff(times) < 0).any() or times[-1] == times[0]:
         raise ConfigError(f"arrival trace {path} needs at least two finite values of {time_column} that never fall and are not all alike")
     order = APART_S * np.arange(len(times))
@@ -313,6 +318,29 @@ class DriftingSlowDown:
         drift = autoregression(rng.standard_normal(slots), math.exp(-slot_s / self.decorrelation_s))
         factor: NDArray[np.float64] = 1.0 + self.extra * np.exp(self.spread * drift)
         return factor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlowDownTrace:
+    """Replay of a measured slow-down: a random start, the last factor held, wrapped at the end. replay: its numbers are factors."""
+
+    replay: Trace
+
+    def draw(self, rng: np.random.Generator, slots: int, slot_s: float) -> NDArray[np.float64]:
+        """See `CoTenant`."""
+        return self.replay.draw(rng, slots, slot_s)
+
+
+def read_slow_down(path: Path, column: str = "slow_down", time_column: str = "t_s") -> SlowDownTrace:
+    """Slow-down over time, two columns of a CSV: seconds that rise, and how many times as long work took from then on.
+
+    Raises:
+        ConfigError: the file is missing, a column is, or there are no two rising times with finite factors from 1 on.
+    """
+    times, factors = _columns("slow-down trace", path, (time_column, "seconds"), (column, "a factor"))
+    if len(times) < 2 or not np.isfinite([times, factors]).all() or (np.diff(times) <= 0).any() or (factors < 1).any():
+        raise ConfigError(f"slow-down trace {path} needs at least two rising values of {time_column} and finite ones of {column} from 1 on")
+    return SlowDownTrace(Trace((path.stem,), (times - times[0],), (factors,)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cutlayer.profiles.plans import PlanTable
+    from cutlayer.profiles.rows import PlanRow
 
 MSS_BYTES = 1448  # TCP payload of a 1500-byte packet with time stamps: 1500 - 20 IP - 32 TCP (RFC 6691, RFC 7323)
 OVERHEAD_BYTES = 66  # of each packet on the wire: 14 Ethernet + 20 IP + 32 TCP; 1514/1448 is the 4.6 % of the testbed
@@ -68,9 +69,17 @@ class Objective:
     energy_weight: float = 0.0  # per joule
     timeout_deadlines: float = 5.0
 
-    def reward(self, latency_s: NDArray[np.float64], accuracy: NDArray[np.float64], energy_j: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Reward of requests; arrays of one shape in and out."""
-        return reward(latency_s, accuracy, energy_j, *self.numbers())
+    def reward(
+        self,
+        latency_s: NDArray[np.float64],
+        accuracy: NDArray[np.float64],
+        energy_j: NDArray[np.float64],
+        deadline_s: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Reward of requests; arrays of one shape in and out. deadline_s: where requests have deadlines of their own."""
+        if deadline_s is None:
+            return reward(latency_s, accuracy, energy_j, *self.numbers())
+        return reward(latency_s, accuracy, energy_j, *of_deadline(self.numbers(), deadline_s))  # type: ignore[arg-type]  # arrays too
 
     def numbers(self) -> tuple[float, float, float, float, float, float]:
         """The trailing arguments of `reward`."""
@@ -96,6 +105,14 @@ def reward(
     return worth
 
 
+def of_deadline(
+    numbers: tuple[float, float, float, float, float, float], deadline_s: Number
+) -> tuple[Number, float, float, Number, float, Number]:
+    """`Objective.numbers` of a request with a deadline of its own: weight and timeout are told in deadlines, so they go with it."""
+    ratio = deadline_s / numbers[0]
+    return deadline_s, numbers[1], numbers[2], numbers[3] / ratio, numbers[4], numbers[5] * ratio
+
+
 def linear(deadline_s: float, latency_weight: float = 0.2) -> Objective:
     """Accuracy minus weighted latency, nothing for the deadline itself."""
     return Objective(deadline_s, enforce_deadline=False, latency_weight=latency_weight)
@@ -116,7 +133,7 @@ class Estimate:
     """What a rule believes of the moment: the arguments of the cost formulas that no table holds.
 
     rate_bps of the uplink; slow_down of the device; backlog_s of device work and queued_bytes ahead of this request;
-    edge_wait_s before the edge starts.
+    edge_wait_s before the edge starts; edge_slow_down of its work.
     """
 
     rate_bps: float
@@ -124,15 +141,32 @@ class Estimate:
     backlog_s: float = 0.0
     queued_bytes: float = 0.0
     edge_wait_s: float = 0.0
+    edge_slow_down: float = 1.0
 
 
 def expected_latency_s(plans: PlanTable, path: Path, now: Estimate) -> NDArray[np.float64]:
     """Latency of every plan if the estimate were true until it is done; shape (plans,)."""
-    device_end = (now.backlog_s + plans.device_s + plans.encode_s) * now.slow_down
-    link_free = 8 * now.queued_bytes / now.rate_bps
-    sent = np.maximum(device_end, link_free) + 8 * plans.wire_bytes / now.rate_bps
-    answered = sent + path.rtt_s / 2 + now.edge_wait_s + plans.decode_s + plans.edge_s + path.return_s
-    return np.where(plans.offloads, answered, device_end)
+    device_end = _computed(plans.device_s, plans.encode_s, now)
+    sending = np.maximum(device_end, 8 * now.queued_bytes / now.rate_bps)
+    return np.where(plans.offloads, _answered(sending, plans.wire_bytes, plans.decode_s, plans.edge_s, path, now), device_end)
+
+
+def latency_of_s(row: PlanRow, path: Path, now: Estimate) -> float:
+    """The entry of `expected_latency_s` for one plan, without the others."""
+    device_end = _computed(row.device_s, row.encode_s, now)
+    if row.bits == 0:
+        return device_end
+    sending = max(device_end, 8 * now.queued_bytes / now.rate_bps)
+    return _answered(sending, row.wire_bytes, row.decode_s, row.edge_s, path, now)
+
+
+def _computed(device_s: Number, encode_s: Number, now: Estimate) -> Number:
+    return (now.backlog_s + device_s + encode_s) * now.slow_down
+
+
+def _answered(sending_s: Number, wire_bytes: Number, decode_s: Number, edge_s: Number, path: Path, now: Estimate) -> Number:
+    sent = sending_s + 8 * wire_bytes / now.rate_bps
+    return sent + path.rtt_s / 2 + now.edge_wait_s + (decode_s + edge_s) * now.edge_slow_down + path.return_s
 
 
 def expected_energy_j(plans: PlanTable, path: Path, rate_bps: float) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(count: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a share by Wilson's score (1927); (0, 1) where nothing was counted."""
     if n == 0:
         return 0.0, 1.0

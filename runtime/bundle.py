@@ -2,52 +2,62 @@
 
     manifest.json        versions, names, sha256 of the other parts
     plans.json           the plan table
-    features.json        the table of features the policy was trained on
+    features.json        the table of features the policy was trained on, with units and scales
     weights.safetensors  layer0.weight, layer0.bias, ...
+    policy.onnx          the same network as an ONNX graph
     golden.json          observations with the plans that the trainer's own network chose for them
 
-Loading reads no pickle and runs no code; sizes are checked before anything is unpacked; a bundle whose features, plans
-or golden decisions differ from what this cutlayer computes is refused.
+and, where its maker gave them,
+
+    ranges.json          what each feature was in training
+    tree.json            a decision tree distilled from the network
+    bayes.json           parameters of the rule that decides where the network may not
+    manifest.sig         Ed25519 signature over manifest.json
+
+Loading reads no pickle and runs no code; sizes are checked before anything is unpacked; a bundle whose features, plans, graph
+or golden decisions differ from what this cutlayer computes is refused. docs/bundle.md tells others how to read one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import itertools
-import json
 import math
-import struct
-import zipfile
-import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import numpy as np
 
 from cutlayer.errors import BundleError, ProfileError
-from cutlayer.files import write_atomic
 from cutlayer.profiles.cost import Objective, Path
 from cutlayer.profiles.plans import PlanTable
-from cutlayer.runtime import features
-from cutlayer.runtime.policy import Activation, Mlp
+from cutlayer.runtime import bundle_archive, bundle_signing, bundle_weights, features, onnx_graph, telemetry
+from cutlayer.runtime.features import BASE, Blocks
+from cutlayer.runtime.guard import Ranges
+from cutlayer.runtime.policy import Activation, Form, Mlp, OnnxPolicy, Policy, Tree
+from cutlayer.runtime.priced import Parameters, Priced
 
 if TYPE_CHECKING:
     import pathlib
 
-    from numpy.typing import NDArray
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-VERSION = 1
-PARTS = ("plans.json", "features.json", "weights.safetensors", "golden.json")
-MOST_BYTES = 8 << 20  # of one part unpacked; the largest real one, a plan table, is well under 1 MB
+VERSION = 2  # 1 had neither graph nor optional parts; nothing reads it
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+PLANS, FEATURES, WEIGHTS, ONNX, GOLDEN_PAIRS = PARTS = ("plans.json", "features.json", "weights.safetensors", "policy.onnx", "golden.json")
+RANGES, TREE, BAYES = OPTIONAL = ("ranges.json", "tree.json", "bayes.json")
 GOLDEN = 32
-# What zipfile and zlib raise on damaged archives.
-UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error)
+MOST_UNITS = 1000  # segments of one device; our choice: a network of a thousand cuts
+_T = TypeVar("_T")
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Version(msgspec.Struct, frozen=True):
+    bundle_version: int
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a bundle is, and what its parts must hash to."""
+    """What a bundle is, and what its parts must hash to. distilled: how the tree was made, and how much worse it decides."""
 
     bundle_version: int
     cutlayer_version: str
@@ -56,8 +66,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activation: Activation
     objective: Objective
     path: Path
+    blocks: Blocks
     plans_sha256: str
     trained: dict[str, str | int | float]
+    distilled: dict[str, str | int | float]
     parts: dict[str, str]
 
 
@@ -70,7 +82,7 @@ class Golden(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A policy with the plan table, path and objective it was trained for."""
+    """A policy with the plan table, path and objective it was trained for; the rest is there where its maker gave it."""
 
     scenario: str
     algorithm: str
@@ -80,15 +92,39 @@ class Bundle:
     policy: Mlp
     golden: Golden
     trained: dict[str, str | int | float]
+    blocks: Blocks = BASE
+    ranges: Ranges | None = None
+    tree: Tree | None = None
+    bayes: Parameters | None = None
+    distilled: dict[str, str | int | float] = field(default_factory=dict)
 
-    def save(self, file: pathlib.Path, cutlayer_version: str) -> None:
-        """Write the bundle, whole or not at all."""
+    def form(self, name: Form, where: str = "the bundle") -> Policy:
+        """The policy in one of its forms; ONNX Runtime has to make the golden decisions too.
+
+        Raises:
+            BundleError: the bundle does not hold that form, or it decides otherwise.
+        """
+        if name == "numpy":
+            return self.policy
+        if name == "tree":
+            if self.tree is None:
+                raise BundleError(f"{where} holds no tree; export it with --tree")
+            return self.tree
+        runs = OnnxPolicy(self.policy, where)
+        _replay(self.golden, runs, where)
+        return runs
+
+    def save(self, file: pathlib.Path, cutlayer_version: str, key: Ed25519PrivateKey | None = None) -> None:
+        """Write the bundle, whole or not at all, signed where a key is given."""
         parts = {
-            "plans.json": self.plans.encode(),
-            "features.json": feature_table(),
-            "weights.safetensors": _pack_weights(self.policy),
-            "golden.json": msgspec.json.encode(self.golden),
+            PLANS: self.plans.encode(),
+            FEATURES: feature_table(self.blocks),
+            WEIGHTS: bundle_weights.pack(self.policy),
+            ONNX: onnx_graph.graph(self.policy),
+            GOLDEN_PAIRS: msgspec.json.encode(self.golden),
         }
+        given = {RANGES: self.ranges, TREE: self.tree, BAYES: self.bayes}
+        parts |= {name: msgspec.json.encode(part) for name, part in given.items() if part is not None}
         manifest = Manifest(
             bundle_version=VERSION,
             cutlayer_version=cutlayer_version,
@@ -97,80 +133,88 @@ class Bundle:
             activation=self.policy.activation,
             objective=self.objective,
             path=self.path,
+            blocks=self.blocks,
             plans_sha256=self.plans.digest(),
             trained=self.trained,
+            distilled=self.distilled,
             parts={name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
         )
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in {"manifest.json": msgspec.json.format(msgspec.json.encode(manifest), indent=1), **parts}.items():
-                # A fixed date, so that equal policies give equal files.
-                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
-        write_atomic(file, buffer.getvalue())
+        stated = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+        signature = {} if key is None else {SIGNATURE: key.sign(stated)}
+        bundle_archive.write(file, {MANIFEST: stated, **signature, **parts})
 
 
-def load(file: pathlib.Path) -> Bundle:
-    """Read and check a bundle.
+def load(file: pathlib.Path, key: Ed25519PublicKey | None = None) -> Bundle:
+    """Read and check a bundle; with a key (`bundle_signing.public_key`), only one that its owner signed.
 
     Raises:
-        BundleError: it is missing, truncated, altered, of another version, or does not decide as it was trained to.
+        BundleError: it is missing, truncated, altered, of another version, not signed as it has to be, or does not decide as it
+            was trained to.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            manifest = msgspec.json.decode(_part(archive, "manifest.json", file), type=Manifest)
-            parts = {name: _part(archive, name, file) for name in PARTS}
-    except FileNotFoundError as error:
-        raise BundleError(f"no bundle at {file}; make one with: cutlayer export RUN -o {file}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"manifest of {file} is not as it should be ({error}); export it with this cutlayer") from error
-    except UNREADABLE as error:
-        raise BundleError(f"{file} is no whole bundle ({error}); copy or export it again") from error
-    if manifest.bundle_version != VERSION:
-        raise BundleError(f"{file} has bundle version {manifest.bundle_version}, this cutlayer reads {VERSION}; export it anew")
-    for name, data in parts.items():
-        if hashlib.sha256(data).hexdigest() != manifest.parts.get(name):
-            raise BundleError(f"{name} of {file} does not have the sha256 its manifest states; copy or export it again")
-    if parts["features.json"] != feature_table():
+    parts = bundle_archive.read(file, (MANIFEST,), (SIGNATURE, *PARTS, *OPTIONAL))
+    stated, signature = parts.pop(MANIFEST), parts.pop(SIGNATURE, None)
+    if key is not None:
+        bundle_signing.verify(stated, signature, key, file)
+    manifest = _manifest(stated, file)
+    _check_parts(manifest, parts, file)
+    _check_sense(manifest, file)
+    if parts[FEATURES] != feature_table(manifest.blocks):
         raise BundleError(f"{file} was trained on other features than this cutlayer computes; train and export it anew")
     try:
-        plans = PlanTable.decode(parts["plans.json"], f"plans.json of {file}")
-        golden = msgspec.json.decode(parts["golden.json"], type=Golden)
+        plans = PlanTable.decode(parts[PLANS], f"{PLANS} of {file}")
     except ProfileError as error:
         raise BundleError(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"golden.json of {file} is not as it should be ({error}); export it anew") from error
-    _check_sense(manifest, file)
-    policy = _unpack_weights(parts["weights.safetensors"], manifest.activation, file)
-    if (policy.inputs, policy.outputs) != (features.SIZE, len(plans)):
-        raise BundleError(f"policy of {file} maps {policy.inputs} features to {policy.outputs} plans, not {features.SIZE} to {len(plans)}")
-    bundle = Bundle(
-        manifest.scenario, manifest.algorithm, plans, manifest.path, manifest.objective, policy, golden, manifest.trained
-    )  # fmt: skip
-    _self_test(bundle, file)
-    return bundle
+    policy = bundle_weights.unpack(parts[WEIGHTS], manifest.activation, str(file))
+    size = features.size(manifest.blocks)
+    if (policy.inputs, policy.outputs) != (size, len(plans)):
+        raise BundleError(f"policy of {file} maps {policy.inputs} features to {policy.outputs} plans, not {size} to {len(plans)}")
+    if parts[ONNX] != onnx_graph.graph(policy):
+        raise BundleError(f"{ONNX} of {file} is not the graph of {WEIGHTS}; export it anew")
+    golden = _golden(parts[GOLDEN_PAIRS], size, file)
+    _replay(golden, policy, str(file))
+    return Bundle(
+        manifest.scenario,
+        manifest.algorithm,
+        plans,
+        manifest.path,
+        manifest.objective,
+        policy,
+        golden,
+        manifest.trained,
+        manifest.blocks,
+        ranges=_ranges(parts.get(RANGES), size, file),
+        tree=_tree(parts.get(TREE), size, len(plans), file),
+        bayes=_bayes(parts.get(BAYES), plans, manifest, file),
+        distilled=manifest.distilled,
+    )
 
 
-def feature_table() -> bytes:
+def feature_table(blocks: Blocks = BASE) -> bytes:
     """The features as JSON, in order; part of what a policy is bound to."""
     rows = [
         {"index": i, "name": f.name, "unit": f.unit, "scale": f.scale, "low": features.LOW, "high": features.HIGH}
-        for i, f in enumerate(features.FEATURES)
+        for i, f in enumerate(features.table(blocks))
     ]
-    return json.dumps(rows, indent=1).encode()
+    return msgspec.json.format(msgspec.json.encode(rows), indent=1)
 
 
-def _part(archive: zipfile.ZipFile, name: str, file: pathlib.Path) -> bytes:
+def _manifest(data: bytes, file: pathlib.Path) -> Manifest:
     try:
-        info = archive.getinfo(name)
-    except KeyError:
-        raise BundleError(f"{file} lacks {name}; export it again") from None
-    if info.file_size > MOST_BYTES:
-        raise BundleError(f"{name} of {file} would unpack to {info.file_size} bytes, at most {MOST_BYTES} are read; this is no policy")
-    with archive.open(info) as part:
-        data = part.read(MOST_BYTES + 1)
-    if len(data) != info.file_size:
-        raise BundleError(f"{name} of {file} is not of the length it states; copy or export it again")
-    return data
+        version = msgspec.json.decode(data, type=_Version).bundle_version
+        if version != VERSION:
+            raise BundleError(f"{file} has bundle version {version}, this cutlayer reads {VERSION}; export its run again")
+        return msgspec.json.decode(data, type=Manifest)
+    except DECODE_ERRORS as error:
+        raise BundleError(f"manifest of {file} is not as it should be ({error}); export it with this cutlayer") from error
+
+
+def _check_parts(manifest: Manifest, parts: dict[str, bytes], file: pathlib.Path) -> None:
+    for name in dict.fromkeys((*PARTS, *manifest.parts)):
+        if name not in parts:
+            raise BundleError(f"{file} lacks {name}; export it again")
+    for name, data in parts.items():
+        if hashlib.sha256(data).hexdigest() != manifest.parts.get(name):
+            raise BundleError(f"{name} of {file} does not have the sha256 its manifest states; copy or export it again")
 
 
 def _check_sense(manifest: Manifest, file: pathlib.Path) -> None:
@@ -182,60 +226,67 @@ def _check_sense(manifest: Manifest, file: pathlib.Path) -> None:
     for name, value in (numbers | rest).items():
         if not math.isfinite(value) or value < 0 or (name in numbers and value == 0):
             raise BundleError(f"{name} {value} in the manifest of {file} makes no sense; train and export it anew")
+    if not 0 <= manifest.blocks.units <= MOST_UNITS:
+        raise BundleError(f"blocks.units {manifest.blocks.units} in the manifest of {file} makes no sense; train and export it anew")
 
 
-def _self_test(bundle: Bundle, file: pathlib.Path) -> None:
-    golden = bundle.golden
+def _decoded(data: bytes, kind: type[_T], name: str, file: pathlib.Path) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except DECODE_ERRORS as error:
+        raise BundleError(f"{name} of {file} is not as it should be ({error}); export it anew") from error
+
+
+def _golden(data: bytes, size: int, file: pathlib.Path) -> Golden:
+    golden = _decoded(data, Golden, GOLDEN_PAIRS, file)
     if not golden.plans or len(golden.plans) != len(golden.observations):
         raise BundleError(f"{file} has no golden decisions to check it by; export it anew")
+    bound = max(-features.LOW, features.HIGH)
+    if any(len(one) != size or max(map(abs, one)) > bound for one in golden.observations):
+        raise BundleError(f"golden decisions of {file} are not on {size} features from {features.LOW} to {features.HIGH}; export it anew")
+    return golden
+
+
+def _replay(golden: Golden, policy: Policy, where: str) -> None:
     for observation, plan in zip(golden.observations, golden.plans, strict=True):
-        fits = len(observation) == bundle.policy.inputs and max(map(abs, observation)) <= max(-features.LOW, features.HIGH)
-        if not fits or int(np.argmax(bundle.policy.logits(np.array(observation, np.float32)))) != plan:
-            raise BundleError(f"{file} does not decide as its trainer did (golden decision {plan}); export it anew on a like machine")
+        if policy.choose(np.array(observation, np.float32)) != (plan, True):
+            raise BundleError(f"{where} does not decide as its trainer did (golden decision {plan}); export it anew on a like machine")
 
 
-def _pack_weights(policy: Mlp) -> bytes:
-    """The safetensors layout: length of the header (8 bytes, little endian), a JSON header, raw tensors.
-
-    Written here because a device has numpy only; a test reads it with the safetensors library.
-    """
-    header: dict[str, dict[str, object]] = {}
-    body = b""
-    for i, pair in enumerate(policy.layers):
-        for name, array in zip(("weight", "bias"), pair, strict=True):
-            data = array.astype("<f4").tobytes()
-            header[f"layer{i}.{name}"] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [len(body), len(body) + len(data)]}
-            body += data
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + body
+def _tree(data: bytes | None, size: int, plans: int, file: pathlib.Path) -> Tree | None:
+    if data is None:
+        return None
+    tree = _decoded(data, Tree, TREE, file)
+    tree.check(size, plans, str(file))
+    return tree
 
 
-class _Tensor(msgspec.Struct, frozen=True):
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
+def _ranges(data: bytes | None, size: int, file: pathlib.Path) -> Ranges | None:
+    if data is None:
+        return None
+    ranges = _decoded(data, Ranges, RANGES, file)
+    ranges.check(size, str(file))
+    return ranges
 
 
-def _unpack_weights(data: bytes, activation: Activation, file: pathlib.Path) -> Mlp:
+def _bayes(data: bytes | None, plans: PlanTable, manifest: Manifest, file: pathlib.Path) -> Parameters | None:
+    """Parameters of a rule that has decided once: what makes no sense shows at the first request."""
+    if data is None:
+        return None
+    parameters = _decoded(data, Parameters, BAYES, file)
+    loads = parameters.loads
+    makes_sense = loads is None or (
+        len(loads.unit) == len(loads.load_s) == len(plans)
+        and all(-1 <= unit < MOST_UNITS for unit in loads.unit)
+        and all(load_s >= 0.0 for load_s in loads.load_s)
+    )
     try:
-        (length,) = struct.unpack_from("<Q", data)
-        header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, _Tensor])
-        body = memoryview(data)[8 + length :]
-        arrays: dict[str, NDArray[np.float32]] = {}
-        for name, tensor in header.items():
-            start, end = tensor.data_offsets
-            if tensor.dtype != "F32" or not 0 <= start <= end <= len(body):
-                raise BundleError(f"tensor {name} of {file} is no float32 inside the file; export it anew")
-            arrays[name] = np.frombuffer(body[start:end], "<f4").reshape(tensor.shape)
-        layers = [(arrays[f"layer{i}.weight"], arrays[f"layer{i}.bias"]) for i in range(len(arrays) // 2)]
-        if any((w.ndim, b.ndim) != (2, 1) for w, b in layers):
-            raise BundleError(f"weights of {file} are no matrices with a bias each; export it anew")
-        chained = all(a[0].shape[0] == b[0].shape[1] for a, b in itertools.pairwise(layers))
-        if not layers or not chained or any(w.shape[0] != b.shape[0] for w, b in layers):
-            raise BundleError(f"weights of {file} do not fit each other; export it anew")
-    except (struct.error, msgspec.DecodeError, KeyError, ValueError, IndexError) as error:
-        raise BundleError(f"weights of {file} cannot be read ({error}); export it anew") from error
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise BundleError(f"weights of {file} hold values that are not finite; train it anew")
-    return Mlp(layers, activation)
+        with np.errstate(all="ignore"):  # what it comes to is looked at
+            rule = Priced(plans, manifest.path, manifest.objective, parameters)
+            plan, *expected = rule.choose(telemetry.fresh(), 0.0, 0.0)
+        makes_sense &= 0 <= plan < len(plans) and all(map(math.isfinite, expected))
+    except (ArithmeticError, ValueError, IndexError):
+        makes_sense = False
+    if not makes_sense:
+        raise BundleError(f"{BAYES} of {file} holds parameters that make no sense; fit and export it anew")
+    return parameters

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from cutlayer.errors import PeerError
-from cutlayer.runtime.controller import Decision, Outcome
+from cutlayer.runtime.messages import Decision, Outcome, Progress, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 class Client:
-    """One connection to the daemon; a context manager."""
+    """One connection to the daemon; a context manager. at_s, where it is given, is the time on the device's monotonic clock."""
 
     def __init__(self, path: Path, timeout_s: float = 5.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -54,16 +54,38 @@ class Client:
             raise PeerError(f"the daemon refused: {reply.decode()}")
         return reply
 
-    def decide(self, number: int, *, edge_reachable: bool = True) -> Decision:
+    def decide(self, number: int, *, edge_reachable: bool = True, at_s: float | None = None) -> Decision:
         """The plan for request `number`."""
         flag = b"" if edge_reachable else b',"edge_reachable":false'
-        return self._decision.decode(self.call(b'{"op":"decide","id":%d%b}' % (number, flag)))
+        time = b"" if at_s is None else b',"at_s":%b' % msgspec.json.encode(at_s)
+        return self._decision.decode(self.call(b'{"op":"decide","id":%d%b%b}' % (number, flag, time)))
 
-    def report(self, outcome: Outcome) -> None:
+    def ask(self, request: Request, at_s: float | None = None) -> Decision:
+        """The plan for a request of which more is known than its number."""
+        return self._decision.decode(self.call(_line("decide", request, at_s)))
+
+    def progress(self, progress: Progress, at_s: float | None = None) -> None:
+        """Tell how far a request has come."""
+        self.call(_line("progress", progress, at_s))
+
+    def report(self, outcome: Outcome, at_s: float | None = None) -> None:
         """Tell what became of a request."""
-        self.call(msgspec.json.encode({"op": "report", **msgspec.structs.asdict(outcome)}))
+        self.call(_line("report", outcome, at_s))
+
+    def reload(self) -> None:
+        """Let the daemon read its configuration and bundle again."""
+        self.call(b'{"op":"reload"}')
+
+    def rollback(self) -> None:
+        """Let what decided before the last reload decide again."""
+        self.call(b'{"op":"rollback"}')
 
     def status(self) -> dict[str, Any]:
         """Counts and what decides."""
         found: dict[str, Any] = msgspec.json.decode(self.call(b'{"op":"status"}'))
         return found
+
+
+def _line(operation: str, message: msgspec.Struct, at_s: float | None) -> bytes:
+    time = {} if at_s is None else {"at_s": at_s}
+    return msgspec.json.encode({"op": operation, **msgspec.structs.asdict(message), **time})

@@ -1,247 +1,213 @@
-"""`cutlayerd`: the controller behind a Unix socket, one JSON object a line.
+"""`cutlayerd`: the controller behind a Unix socket, one JSON object a line, as a process that a service manager looks after.
 
-    {"op": "decide", "id": 1}                         -> the decision
-    {"op": "report", "id": 1, "plan": 7, ...}         -> {"ok": true}
-    {"op": "status"}                                  -> counts, bundle, uptime
-    {"op": "reload"}                                  -> {"ok": true}, or an error and the old policy stays
-
-A line that cannot be understood gets {"error": "..."}; the connection stays open unless the line was too long.
+Exit codes: 0 stopped as it was told to; 2 configuration, bundle, socket or option is wrong, said in one line; 130 a second signal cut
+off clients that were still being answered. docs/daemon.md has signals, messages and settings.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
+import resource
 import signal
-import socket
-import stat
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from cutlayer import __version__
 from cutlayer.errors import ConfigError, CutlayerError
 from cutlayer.options import Parser
-from cutlayer.runtime import bundle, config
-from cutlayer.runtime.controller import Controller, Outcome, Request
+from cutlayer.runtime import config, http
+from cutlayer.runtime.config import Clock, DaemonConfig
+from cutlayer.runtime.listening import BACKLOG, Connection, listen
+from cutlayer.runtime.messages import Mode
+from cutlayer.runtime.notify import Notifier
+from cutlayer.runtime.service import Decide, Report, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+__all__ = ["Decide", "Report", "main", "serve"]
 
-class Decide(Request, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="decide"):
-    """Ask which plan a request gets."""
-
-
-class Report(Outcome, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="report"):
-    """Tell what became of a request."""
+STOPPED, REFUSED, FORCED = 0, 2, 130  # 128 and the number of SIGINT, as a shell says it
+TICK_S = 1.0  # our choice: a loss of power loses so much of a trace; a verdict is logged so late
+SPARE_FILES = 64  # descriptors beside those of clients: libraries, the trace, the bundle while it is read
 
 
-class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="status"):
-    """Ask how it is going."""
+class Life:
+    """One run of the daemon, from READY to its exit code."""
 
+    def __init__(self, service: Service, notifier: Notifier) -> None:
+        self._service, self._notifier = service, notifier
+        self._connections: set[Connection] = set()
+        self._stop, self._force = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        watched_s = notifier.watchdog_s
+        # Twice in the time that the watchdog allows.
+        self._tick_s = TICK_S if watched_s is None else min(TICK_S, watched_s / 2)
+        self._verdict, self._trace_problem = service.verdict, ""
 
-class Reload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="reload"):
-    """Read the bundle again."""
-
-
-class Server:
-    """What the connections share: the controller, and the file it came from."""
-
-    def __init__(self, settings: config.DaemonConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self.settings = settings
-        self.controller = Controller(bundle.load(Path(settings.bundle)))
-        self._clock = clock
-        self._started_s = clock()
-        self._decoder = msgspec.json.Decoder(Decide | Report | Status | Reload)
-        self._encoder = msgspec.json.Encoder()
-
-    def answer(self, line: bytes) -> bytes:
-        """The reply to one line, without its newline; never raises."""
+    async def run(self) -> int:
+        """Listen, say that it is ready, answer until it is told to stop, then drain."""
+        settings = self._service.settings
+        _make_room(settings.connections + SPARE_FILES)
+        listener = listen(Path(settings.socket), settings.socket_group)
+        runner = None
         try:
-            message = self._decoder.decode(line)
-            if isinstance(message, Decide):
-                return self._encoder.encode(self.controller.decide(self._clock(), message))
-            if isinstance(message, Report):
-                if not 0 <= message.plan < len(self.controller.bundle.plans):
-                    return self._error(f"plan {message.plan} is not in the table of {len(self.controller.bundle.plans)} plans")
-                self.controller.report(self._clock(), message)
-                return b'{"ok":true}'
-            if isinstance(message, Status):
-                return self._encoder.encode(self.status())
-            self.reload()
-            return b'{"ok":true}'
-        except (msgspec.DecodeError, UnicodeDecodeError, CutlayerError) as error:
-            return self._error(str(error))
-        except RecursionError:
-            return self._error("brackets are nested too deep")
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self._told_to_stop)
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+            listening = await self._loop.create_unix_server(
+                lambda: Connection(self._service, self._connections), sock=listener, backlog=BACKLOG
+            )
+            where = {"socket": settings.socket}
+            if settings.http:
+                runner = await http.start(self._service)
+                host, port = runner.addresses[0][:2]
+                where["http"] = f"{host}:{port}"
+            _log(ready=True, **where, **self._service.named(), problem=self._service.problem)
+            self._notifier.ready(self._words())
+            self._tick()
+            await self._stop.wait()
+            listening.close()
+            return await self._drain()
+        finally:
+            if runner is not None:
+                await runner.cleanup()
+            with contextlib.suppress(OSError):
+                os.unlink(settings.socket)  # noqa: PTH108 - one system call at the very end
 
-    def _error(self, text: str) -> bytes:
-        return self._encoder.encode({"error": text})
+    async def _drain(self) -> int:
+        self._notifier.stopping()
+        _log(draining=True, clients=len(self._connections))
+        for connection in tuple(self._connections):
+            connection.leave()
+        closed = asyncio.gather(*(connection.closed for connection in self._connections))
+        forced = asyncio.ensure_future(self._force.wait())
+        waits: set[asyncio.Future[Any]] = {closed, forced}
+        await asyncio.wait(waits, timeout=self._service.settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        cut_off = len(self._connections)
+        for connection in tuple(self._connections):
+            connection.cut()
+        forced.cancel()
+        self._service.flush()
+        _log(stopped=True, decisions=self._service.controller.counts.decisions, cut_off=cut_off)
+        return FORCED if self._force.is_set() and cut_off else STOPPED
 
-    def reload(self) -> None:
-        """Read the bundle again; all or nothing. Telemetry goes on; what was counted stays."""
-        fresh = Controller(bundle.load(Path(self.settings.bundle)))
-        fresh.readings, fresh.counts = self.controller.readings, self.controller.counts
-        self.controller = fresh
+    def _told_to_stop(self) -> None:
+        if self._stop.is_set():
+            self._force.set()
+        self._stop.set()
 
-    def status(self) -> dict[str, object]:
-        """Counts since the start, and what decides."""
-        counts, loaded = self.controller.counts, self.controller.bundle
-        return {
-            "version": __version__,
-            "uptime_s": self._clock() - self._started_s,
-            "scenario": loaded.scenario,
-            "algorithm": loaded.algorithm,
-            "plans_sha256": loaded.plans.digest(),
-            "decisions": counts.decisions,
-            "reports": counts.reports,
-            "fallbacks": counts.fallbacks,
-            "steps": dict(counts.steps),
-            "reasons": dict(counts.reasons),
-        }
+    def _reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            self._service.reload()
+            _log(reloaded=True, **self._service.named())
+        except CutlayerError as error:
+            _log(reloaded=False, error=str(error))
+        self._notifier.ready(self._words())
 
+    def _tick(self) -> None:
+        """From the loop that decides: where it hangs, the watchdog hears nothing."""
+        self._notifier.alive()
+        self._service.flush()
+        service = self._service
+        if service.verdict is not self._verdict:
+            self._verdict = service.verdict
+            if self._verdict is not None:
+                _log(verdict=self._verdict, mode=service.controller.mode)
+                self._notifier.ready(self._words())
+        if service.trace_problem != self._trace_problem:
+            self._trace_problem = service.trace_problem
+            _log(trace_problem=self._trace_problem)
+        self._loop.call_later(self._tick_s, self._tick)
 
-class Connection(asyncio.Protocol):
-    """One client: lines in, lines out, nothing kept between them."""
-
-    def __init__(self, server: Server, connections: set[Connection]) -> None:
-        self._server, self._connections = server, connections
-        self._pending = b""
-        self._closed = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._connections.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self._connections.discard(self)
-        self._closed.set_result(None)
-
-    def leave(self) -> asyncio.Future[None]:
-        """Hang up once what was answered is written; done when the client is gone."""
-        self._transport.close()
-        return self._closed
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        limit = self._server.settings.request_bytes
-        for line in (*lines, self._pending):
-            if len(line) > limit:
-                self._transport.write(msgspec.json.encode({"error": f"line longer than {limit} bytes"}) + b"\n")
-                self._transport.close()
-                return
-        self._transport.write(b"".join(self._server.answer(line) + b"\n" for line in lines if line.strip()))
+    def _words(self) -> str:
+        named = self._service.named()
+        if not named["algorithm"]:
+            return f"the rule decides, without a policy: {self._service.problem}"
+        return f"{self._service.controller.mode}: {named['algorithm']} for {named['scenario']}"
 
 
-def listen(path: Path) -> socket.socket:
-    """A listening Unix socket at `path`; a stale one left by a dead process is replaced.
+def _make_room(files: int) -> None:
+    """Let this process open so many files.
 
     Raises:
-        ConfigError: something lives there, it is no socket, or the path cannot be used.
+        ConfigError: the system does not allow it.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.exists():
-            if not stat.S_ISSOCK(path.stat().st_mode):
-                raise ConfigError(f"{path} exists and is no socket; choose another path for the daemon's socket")
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            with probe, contextlib.suppress(ConnectionRefusedError):
-                probe.connect(str(path))
-                raise ConfigError(f"socket {path} is in use by a running daemon; stop that one or choose another path")
-            path.unlink()
-        # Only owner and group may decide; the mode is set before anyone can connect.
-        before = os.umask(0o117)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot listen on {path}: {error}; choose a writable path of at most 107 bytes") from error
-    except ConfigError:
-        listener.close()
-        raise
-    return listener
-
-
-async def serve(settings: config.DaemonConfig) -> None:
-    """Listen, say that it is ready, answer until SIGTERM or SIGINT, then drain."""
-    server = Server(settings)
-    listener = listen(Path(settings.socket))
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server)
-    connections: set[Connection] = set()
-    try:
-        listening = await loop.create_unix_server(lambda: Connection(server, connections), sock=listener)
-        loaded = server.controller.bundle
-        _log(ready=True, socket=settings.socket, scenario=loaded.scenario, algorithm=loaded.algorithm)
-        await stop.wait()
-        listening.close()
-        leaving = [connection.leave() for connection in connections]
-        if leaving:
-            await asyncio.wait(leaving, timeout=settings.drain_s)
-        _log(stopped=True, decisions=server.controller.counts.decisions, cut_off=len(connections))
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(settings.socket)  # noqa: PTH108 - one system call at the very end
-
-
-def _reload(server: Server) -> None:
-    try:
-        server.reload()
-        _log(reloaded=True)
-    except CutlayerError as error:
-        _log(reloaded=False, error=str(error))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < files:
+        if hard != resource.RLIM_INFINITY and hard < files:
+            raise ConfigError(f"connections need {files} open files, this system allows {hard}; lower connections or raise LimitNOFILE")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
 def _log(**event: object) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
     sys.stdout.flush()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command `cutlayerd`."""
+async def serve(read: Callable[[], DaemonConfig]) -> int:
+    """Run until it is told to stop; the exit code. read gives the settings, anew at each reload."""
+    return await Life(Service(read), Notifier()).run()
+
+
+def check(read: Callable[[], DaemonConfig]) -> None:
+    """Hold the configuration and what it names to what a start would; nothing is written, and a damaged bundle is never good.
+
+    Raises:
+        CutlayerError: something is wrong with either.
+    """
+    settings = read()
+    service = Service(lambda: msgspec.structs.replace(settings, trace_path=""))
+    if settings.bundle and service.problem:
+        raise ConfigError(service.problem)
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="cutlayerd",
         description="Controller daemon: decides exit, partition point and bit width for each request over a Unix socket.",
         epilog='example: cutlayerd --bundle policy.cutlayer --socket cutlayerd.sock, then send {"op":"decide","id":1} and a newline',
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with all settings")
-    parser.add_argument("--bundle", metavar="FILE", help="exported policy, instead of a configuration file")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with all settings; the options below count in its place")
+    parser.add_argument("--bundle", metavar="FILE", help="exported policy")
     parser.add_argument("--socket", metavar="PATH", help="Unix socket to listen on")
+    parser.add_argument("--http", metavar="ADDRESS", help="loopback address and port of health and metrics, as 127.0.0.1:9464")
+    parser.add_argument("--mode", choices=get_args(Mode), help="who decides: see docs/fallbacks.md")
+    parser.add_argument("--clock", choices=get_args(Clock), help="whose time counts; clients: for replays and simulated time")
     parser.add_argument("--check-config", action="store_true", help="check configuration and bundle, then exit")
     parser.add_argument("--print-defaults", action="store_true", help="print a complete configuration file, then exit")
     parser.add_argument("--version", action="version", version=f"cutlayer {__version__}")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command `cutlayerd`."""
+    options = _parser().parse_args(arguments)
     if options.print_defaults:
         sys.stdout.write(config.defaults())
-        return 0
+        return STOPPED
+    given = {name: value for name in ("bundle", "socket", "http", "mode", "clock") if (value := getattr(options, name)) is not None}
+
+    def read() -> DaemonConfig:
+        return config.load(options.config, given) if options.config else config.of_options(given)
+
     try:
-        if (options.config is None) == (options.bundle is None):
-            raise ConfigError("give either --config FILE or --bundle FILE; see cutlayerd --help")
-        settings = config.load(options.config) if options.config else config.DaemonConfig(bundle=options.bundle)
-        if options.socket:
-            settings = msgspec.structs.replace(settings, socket=options.socket)
+        if options.config is None and options.bundle is None:
+            raise ConfigError("give --config FILE or --bundle FILE; see cutlayerd --help")
         if options.check_config:
-            bundle.load(Path(settings.bundle))
+            check(read)
             sys.stdout.write("configuration and bundle are good\n")
-            return 0
-        asyncio.run(serve(settings))
+            return STOPPED
+        return asyncio.run(serve(read))
     except CutlayerError as error:
         sys.stderr.write(f"cutlayerd: {error}\n")
-        return 2
-    return 0
+        return REFUSED
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The observation: readings of the device as a float32 vector with fixed scales. The only encoder there is.
 
 Scales come from the plan table and the deadline, never from running statistics, so that the vector means the same in
-training and on the device. `FEATURES` is the table of what each index holds.
+training and on the device. `FEATURES` is the table of what each index holds in every world. Behind them come the features that
+only some worlds have, as `Blocks` says; `table` and `size` tell of all. What is encoded follows from the scales alone.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ HALF_AGE_S = 0.5  # a reading of this age is half way to saying nothing: uplink 
 MANY_REQUESTS = 8.0
 LOW, HIGH = -1.0, 4.0  # every feature is clipped to this range
 
-# Scales handed to `encode`, by index.
-DEADLINE_S, DEVICE_S, BYTES = range(3)
+# Scales handed to `encode`, by index; the later ones only where there are blocks.
+DEADLINE_S, DEVICE_S, BYTES, OWN_DEADLINE, THROTTLE_C, LIMIT_C, CAPACITY_J, UNITS, BROADCAST = range(9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,64 @@ SIZE = len(FEATURES)
 FIXED = 14  # features before the ring of transfers
 assert SIZE == FIXED + 3 * tm.RING_LENGTH, "encode writes one value a feature"
 
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Which features follow the base ones, in the order of these fields, and their scales. Plain values: a bundle carries them.
+
+    deadline: of the present request, where requests differ. throttle_c, limit_c: the temperatures that are shown as 0 and 1; alike,
+    there is no thermometer. capacity_j: a full battery; 0, there is no gauge. units: how many segments can be loaded. broadcast: the
+    edge tells its queue.
+    """
+
+    deadline: bool = False
+    throttle_c: float = 0.0
+    limit_c: float = 0.0
+    capacity_j: float = 0.0
+    units: int = 0
+    broadcast: bool = False
+
+
+BASE = Blocks()
+
+
+def table(blocks: Blocks = BASE) -> tuple[Feature, ...]:
+    """What each index of the observation holds: the base features, then those of the blocks."""
+    found = list(FEATURES)
+    if blocks.deadline:
+        found.append(Feature("deadline", "s that the present request has", "deadline of the objective"))
+    hot, charged = blocks.limit_c > blocks.throttle_c, blocks.capacity_j > 0.0
+    if hot:
+        heat = "0 where it begins to slow the device, 1 where it slows it most"
+        found.append(Feature("temperature", "degrees C as the last device work began", heat))
+    if charged:
+        found.append(Feature("charge", "J as the last device work began", "a full battery"))
+    if hot or charged:
+        found.append(Feature("sensed_age", "s since that work began", _AGE))
+    found += [Feature(f"unit{unit}", "1 while this segment is the one that will lie ready", "1") for unit in range(blocks.units)]
+    if blocks.broadcast:
+        found.append(Feature("edge_queue", "s of waiting at the edge, from its last broadcast", "deadline"))
+        found.append(Feature("edge_queue_age", "s since it was sent", _AGE))
+    return tuple(found)
+
+
+def size(blocks: Blocks = BASE) -> int:
+    """Length of the observation."""
+    return len(table(blocks))
+
+
 _MID = 0.5 * (math.log10(tm.SLOWEST_BPS) + math.log10(TOP_BPS))
 _HALF = 0.5 * (math.log10(TOP_BPS) - math.log10(tm.SLOWEST_BPS))
 
 
-def scales(plans: PlanTable, deadline_s: float) -> list[float]:
-    """The three scales that `encode` needs."""
-    return [deadline_s, float(plans.device_s.max()), float(plans.wire_bytes.max())]
+def scales(plans: PlanTable, deadline_s: float, blocks: Blocks = BASE) -> list[float]:
+    """The scales that `encode` needs: three for the base features, and what the blocks need."""
+    base = [deadline_s, float(plans.device_s.max()), float(plans.wire_bytes.max())]
+    if blocks == BASE:
+        return base
+    return [
+        *base, float(blocks.deadline), blocks.throttle_c, blocks.limit_c, blocks.capacity_j, float(blocks.units), float(blocks.broadcast),
+    ]  # fmt: skip
 
 
 def scaled_rate(rate_bps: float) -> float:
@@ -83,11 +135,18 @@ def scaled_age(age_s: float) -> float:
 
 
 def encode(readings: Sequence[float], scale: Sequence[float], now_s: float, acked_bytes: float, out: MutableSequence[float]) -> None:
-    """Write the observation at `now_s` into `out`, `SIZE` values.
+    """Write the observation at `now_s` into `out`: `SIZE` values, and those of the blocks that `scale` was made for.
 
     `acked_bytes` of the running transfer are acknowledged by now. Plain arithmetic on sequences, without a library:
-    a compiled simulator compiles this very function.
+    a compiled simulator compiles these very functions.
     """
+    encode_base(readings, scale, now_s, acked_bytes, out)
+    if len(scale) > OWN_DEADLINE:
+        encode_blocks(readings, scale, now_s, out)
+
+
+def encode_base(readings: Sequence[float], scale: Sequence[float], now_s: float, acked_bytes: float, out: MutableSequence[float]) -> None:
+    """The part of `encode` that is the same in every world."""
     deadline_s = scale[DEADLINE_S]
     out[0] = tm.backlog_s(readings, now_s) / scale[DEVICE_S]
     out[1] = 0.0 if readings[tm.RUNNING_SINCE] == tm.NEVER else (now_s - readings[tm.RUNNING_SINCE]) / deadline_s
@@ -118,5 +177,41 @@ def encode(readings: Sequence[float], scale: Sequence[float], now_s: float, acke
             out[to] = (readings[at] - _MID) / _HALF
             out[to + 1] = scaled_age(now_s - readings[at + 1])
             out[to + 2] = readings[at + 2] / deadline_s
-    for i in range(SIZE):
-        out[i] = min(max(out[i], LOW), HIGH)
+    clip(out, 0, SIZE)
+
+
+def encode_blocks(readings: Sequence[float], scale: Sequence[float], now_s: float, out: MutableSequence[float]) -> None:
+    """The part of `encode` behind the base features, in the order of `table`."""
+    at = SIZE
+    if scale[OWN_DEADLINE] > 0.0:
+        out[at] = 1.0 if readings[tm.DEADLINE_S] == tm.NEVER else readings[tm.DEADLINE_S] / scale[DEADLINE_S]
+        at += 1
+    hot, charged, sensed = scale[LIMIT_C] > scale[THROTTLE_C], scale[CAPACITY_J] > 0.0, readings[tm.SENSED_AT] != tm.NEVER
+    if hot:
+        out[at] = (readings[tm.TEMPERATURE_C] - scale[THROTTLE_C]) / (scale[LIMIT_C] - scale[THROTTLE_C]) if sensed else 0.0
+        at += 1
+    if charged:
+        out[at] = readings[tm.CHARGE_J] / scale[CAPACITY_J] if sensed else 0.0
+        at += 1
+    if hot or charged:
+        out[at] = scaled_age(now_s - readings[tm.SENSED_AT]) if sensed else 1.0
+        at += 1
+    for unit in range(int(scale[UNITS])):
+        out[at] = 1.0 if readings[tm.UNIT] == unit else 0.0
+        at += 1
+    if scale[BROADCAST] > 0.0:
+        out[at], out[at + 1] = 0.0, 1.0
+        if readings[tm.EDGE_QUEUE_AT] != tm.NEVER:
+            out[at] = readings[tm.EDGE_QUEUE_S] / scale[DEADLINE_S]
+            out[at + 1] = scaled_age(now_s - readings[tm.EDGE_QUEUE_AT])
+        at += 2
+    clip(out, SIZE, at)
+
+
+def clip(out: MutableSequence[float], start: int, end: int) -> None:
+    """Bring values into the bounds."""
+    for i in range(start, end):  # comparisons: in plain Python min and max would take half of all the time
+        if out[i] < LOW:
+            out[i] = LOW
+        elif out[i] > HIGH:
+            out[i] = HIGH

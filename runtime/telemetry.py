@@ -39,14 +39,18 @@ NEVER = -1.0
 ) = range(16)
 RING = 16  # the last transfers, newest first: (log10 of the rate in b/s, end, duration_s) each
 RING_LENGTH = 6
-# Of devices that have such things.
+# Of worlds that have such things.
 (
     LOADING_S,  # part of the running device work that loads a segment
     TEMPERATURE_C,  # of the processor
     CHARGE_J,  # in the battery
     SENSED_AT,  # when these two were read: as the last device work began
-) = range(RING + 3 * RING_LENGTH, RING + 3 * RING_LENGTH + 4)
-SIZE = RING + 3 * RING_LENGTH + 4
+    UNIT,  # the segment that will be loaded when the present request's turn comes
+    DEADLINE_S,  # of the present request, from its arrival on
+    EDGE_QUEUE_S,  # how long a job that came then would have waited at the edge, by its last broadcast
+    EDGE_QUEUE_AT,  # when the edge sent that
+) = range(RING + 3 * RING_LENGTH, RING + 3 * RING_LENGTH + 8)
+SIZE = RING + 3 * RING_LENGTH + 8
 
 # Weight of a new rate sample. Neurosurgeon-style estimators keep a short memory; 0.3 weighs the last six transfers with 88 %.
 RATE_WEIGHT = 0.3
@@ -81,11 +85,25 @@ def arrived(readings: MutableSequence[float], now_s: float) -> None:
     readings[LAST_ARRIVAL] = now_s
 
 
+def due(readings: MutableSequence[float], deadline_s: float) -> None:
+    """The request that came in has to be answered within that time: where requests differ in it."""
+    readings[DEADLINE_S] = deadline_s
+
+
 def decided(readings: MutableSequence[float], device_s: float, wire_bytes: float) -> None:
     """A plan was chosen: so much nominal device work and so many bytes lie ahead."""
     readings[IN_FLIGHT] += 1.0
     readings[BACKLOG_S] += device_s
     readings[TO_SEND_BYTES] += wire_bytes
+
+
+def loads(readings: MutableSequence[float], unit: int) -> None:
+    """The plan that was chosen runs that segment, so it is what lies ready once the device has come to it; -1: none, and what was stays.
+
+    Known from the choices alone: the device takes them in order.
+    """
+    if unit >= 0:
+        readings[UNIT] = float(unit)
 
 
 def device_started(readings: MutableSequence[float], start_s: float, device_s: float, load_s: float = 0.0) -> None:
@@ -157,6 +175,12 @@ def edge_waited(readings: MutableSequence[float], reply_s: float, wait_s: float)
     """A reply came and told how long its request had waited at the edge."""
     readings[EDGE_WAIT_S] = wait_s
     readings[EDGE_WAIT_AT] = reply_s
+
+
+def edge_told(readings: MutableSequence[float], sent_s: float, queue_s: float) -> None:
+    """A broadcast came in which the edge told, at `sent_s`, how long a job would have waited there."""
+    readings[EDGE_QUEUE_S] = queue_s
+    readings[EDGE_QUEUE_AT] = sent_s
 
 
 def finished(readings: MutableSequence[float]) -> None:

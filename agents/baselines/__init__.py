@@ -1,97 +1,37 @@
-"""Policies that are not learned: the rivals every learned one is printed beside."""
+"""Policies that are not learned: the rivals every learned one is printed beside. `ABOUT` says whose they are and what is left out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cutlayer.agents.baselines.about import ABOUT, About
+from cutlayer.agents.baselines.bandit import ans
+from cutlayer.agents.baselines.confidence import spinn
+from cutlayer.agents.baselines.edgent import edgent_dynamic, edgent_static
+from cutlayer.agents.baselines.fixed import Fixed, Random, best_static, edge_only
+from cutlayer.agents.baselines.greedy import GreedyEwma, GreedyLast, greedy_ewma, greedy_last
+from cutlayer.agents.baselines.splits import dynamic_split, dyno
 from cutlayer.agents.episodes import TUNING
-from cutlayer.envs import kernel
-from cutlayer.envs.streams import draw
-from cutlayer.errors import ConfigError
-from cutlayer.runtime.rules import Greedy, estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
+    from cutlayer.agents.bayes.tuning import Kind
     from cutlayer.agents.evaluate import Policy
-    from cutlayer.envs.simulation import View
     from cutlayer.envs.spec import Scenario
 
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """The same plan for every request."""
-
-    plan: int
-
-    def begin(self) -> None:
-        """Remembers nothing."""
-
-    def act(self, view: View) -> int:  # noqa: ARG002 - looks at nothing, that is its point
-        """The plan."""
-        return self.plan
+__all__ = [
+    "ABOUT", "RULES", "About", "Fixed", "GreedyEwma", "GreedyLast", "Random", "ans", "best_static", "dynamic_split", "dyno", "edge_only",
+    "edgent_dynamic", "edgent_static", "greedy_ewma", "greedy_last", "spinn",
+]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Random:
-    """Any plan with equal chance."""
+def _priced(scenario: Scenario, seed: int, kind: Kind) -> Policy:
+    from cutlayer.agents.bayes.tuning import tuned  # compiles for seconds
 
-    plans: int
-    rng: np.random.Generator
-
-    def begin(self) -> None:
-        """Goes on drawing."""
-
-    def act(self, view: View) -> int:  # noqa: ARG002 - looks at nothing
-        """A plan."""
-        return int(self.rng.integers(self.plans))
-
-
-@dataclass(frozen=True, slots=True)
-class GreedyEwma:
-    """The plan that is best if the smoothed rate and the last slow-down stay as they are (Neurosurgeon, ASPLOS 2017)."""
-
-    greedy: Greedy
-
-    def begin(self) -> None:
-        """Remembers nothing; the readings do."""
-
-    def act(self, view: View) -> int:
-        """The plan."""
-        return self.greedy.choose(estimate(view.readings, view.now_s, view.acked_bytes()))[0]
-
-
-def greedy_ewma(scenario: Scenario) -> GreedyEwma:
-    """The rule for a scenario's plans, path and objective."""
-    return GreedyEwma(Greedy(scenario.plans, scenario.path, scenario.objective))
-
-
-def best_static(scenario: Scenario, episodes: Iterable[int]) -> Fixed:
-    """The single plan with the highest mean reward over `episodes`, which must not be those it is judged on."""
-    total = np.zeros(len(scenario.plans))
-    for episode in episodes:
-        streams = draw(scenario, episode)
-        for plan in range(len(scenario.plans)):
-            rows = kernel.run(scenario, streams, np.full(scenario.requests, plan))
-            latency = rows[:, kernel.R_FINISH] - rows[:, kernel.R_ARRIVAL]
-            total[plan] += scenario.objective.reward(latency, rows[:, kernel.R_ACCURACY], rows[:, kernel.R_ENERGY]).mean()
-    return Fixed(int(total.argmax()))
-
-
-def edge_only(scenario: Scenario) -> Fixed:
-    """The deepest exit on the edge.
-
-    Raises:
-        ConfigError: no plan of the scenario sends the input.
-    """
-    try:
-        return Fixed(scenario.plans.edge_only())
-    except KeyError as error:
-        reason = "none of its plans sends the input; take another policy, as best-static"
-        raise ConfigError(f"edge-only cannot run on {scenario.name}: {reason}") from error
+    return tuned(scenario, seed, kind, episodes=TUNING)
 
 
 # By name: what each is made of a scenario (tuned on it, where it is tuned) and a seed.
@@ -100,5 +40,14 @@ RULES: Mapping[str, Callable[[Scenario, int], Policy]] = {
     "edge-only": lambda scenario, _seed: edge_only(scenario),
     "random": lambda scenario, seed: Random(len(scenario.plans), np.random.default_rng(seed)),
     "best-static": lambda scenario, _seed: best_static(scenario, TUNING),
+    "greedy-last": lambda scenario, _seed: greedy_last(scenario),
     "greedy-ewma": lambda scenario, _seed: greedy_ewma(scenario),
+    "edgent-static": lambda scenario, _seed: edgent_static(scenario, TUNING),
+    "edgent-dynamic": lambda scenario, _seed: edgent_dynamic(scenario, TUNING),
+    "dyno": lambda scenario, _seed: dyno(scenario, TUNING),
+    "spinn": lambda scenario, seed: spinn(scenario, TUNING, seed),
+    "dynamic-split": lambda scenario, _seed: dynamic_split(scenario, TUNING),
+    "ans": lambda scenario, _seed: ans(scenario, TUNING),
+    "belief-greedy": lambda scenario, seed: _priced(scenario, seed, "belief-greedy"),
+    "bayes-greedy": lambda scenario, seed: _priced(scenario, seed, "bayes-greedy"),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutlayer.envs.scenarios import builtin, files
-from cutlayer.envs.scenarios.builtin import GENERATED, LTE, NSA, camera, plan_table
+from cutlayer.envs.scenarios.builtin import GENERATED, camera, plan_table
 from cutlayer.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cutlayer.envs.spec import Scenario
 
-__all__ = ["DRIVES", "GENERATED", "LTE", "NSA", "SCENARIOS", "camera", "claim", "make", "names", "plan_table"]
+__all__ = ["DRIVES", "GENERATED", "SCENARIOS", "camera", "claim", "make", "names", "plan_table"]
 
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "camera": builtin.camera,

@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from cutlayer.envs.channels import Channel
     from cutlayer.profiles.plans import PlanTable
 
-# Fitted to the LTE uplink drives of mahimahi (Winstein, Sivaraman, Balakrishnan, NSDI 2013; ATT-LTE-driving, ATT-LTE-driving-2016,
-# Verizon-LTE-short; 1046 s in 100 ms bins), an outage being under 0.1 Mb/s: geometric mean over drives of each drive's geometric
-# mean; deviation of the logarithm about each drive's mean, over all bins; from the drives' mean autocorrelation at 1 s; share and
-# mean length of 199 outages; deviation of the drives' log means.
-LTE = Cellular(median_bps=1.86e6, spread=0.61, decorrelation_s=0.92, outage_share=0.068, outage_s=0.36, drive_spread=0.86)
-# Fitted in the same way to the two 5G-NSA uplink drives of MTU's InSecTT measurements (Cork 2021; Data5G_151221, Data5G_171221;
-# 2844 s in 3 s samples, autocorrelation at 3 s); they hold no outage.
-NSA = Cellular(median_bps=36.2e6, spread=0.84, decorrelation_s=71.5, drive_spread=0.09)
-
 # Round trips: medians to servers within 50 km (Narayanan et al., SIGCOMM 2021).
 RTT_LTE_S, RTT_NSA_S = 0.021, 0.015
 RTT_SITE_S = 0.005  # our choice: a server at the base station, without the way through the core network
@@ -39,14 +30,21 @@ CO_TENANT = SlowDown(factor=3.0, busy_share=0.4, busy_s=2.0)  # our choice: a co
 # Our choice: other people's jobs of 5 ms, 20 a second (10 % load) for two seconds on average, then 190 a second (95 %) for one.
 HIDDEN_LOAD = EdgeStream(Bursty(rates_per_s=(20.0, 190.0), stays_s=(2.0, 1.0)), mean_s=0.005)
 
-GENERATED = "generated: fitted to LTE and 5G-NSA uplink drives"
 FITTED_LTE = "generated: fitted to an LTE uplink drive (cutlayer channel fit, data/lte.json)"
 FITTED_NSA = "generated: fitted to a 5G-NSA uplink drive (cutlayer channel fit, data/5g-nsa.json)"
+GENERATED = "generated: fitted to an LTE and a 5G-NSA uplink drive (cutlayer channel fit, data/lte.json and data/5g-nsa.json)"
 
 
 def plan_table() -> PlanTable:
     """The built-in default: AlexNet, Raspberry-Pi-4-class device, the measured machine as edge."""
     return builtin.table()
+
+
+def fit(name: str) -> Cellular:
+    """The log-normal link fitted to the drives of `fitted.SETS` that policies train on; those they are tested on have no part in it."""
+    channel = fitted.load(name)
+    assert isinstance(channel, Cellular), f"the first fit of {name} is a {type(channel).__name__}"
+    return channel
 
 
 def camera(plans: PlanTable | None = None, channel: Channel | None = None, inputs: str = GENERATED) -> Scenario:
@@ -58,7 +56,7 @@ def camera(plans: PlanTable | None = None, channel: Channel | None = None, input
     return Scenario(
         name="camera",
         plans=plans if plans is not None else plan_table(),
-        channel=channel if channel is not None else Mixture((LTE, NSA)),
+        channel=channel if channel is not None else Mixture((fit("lte"), fit("5g-nsa"))),
         arrivals=Periodic(period_s=1 / 30, jitter=0.1),  # 30 frames/s: the common rate of video cameras
         objective=deadline(0.1),  # 100 ms at 99.9 %: HD-map class of 3GPP TS 22.261 traffic
         path=Path(rtt_s=0.02),  # median to servers within 50 km: LTE 21 ms, 5G-NSA low band 15 ms (Narayanan et al. 2021)
@@ -82,12 +80,12 @@ def paper_linear() -> Scenario:
     return Scenario(
         name="paper-linear",
         plans=plan_table(),
-        channel=NSA,
+        channel=fit("5g-nsa"),
         arrivals=Periodic(period_s=0.2),  # our choice: slower than any plan, so that no request meets another
         objective=linear(1 / 30),  # 0.2 for each frame time of a 30 Hz camera: our choice, the weight makes exits and offloading close
         path=Path(rtt_s=RTT_SITE_S, radio=NSA_UPLINK),
         link=Link(rate_told=True),  # channel state is given in these papers
-        inputs="generated: fitted to 5G-NSA uplink drives",
+        inputs=FITTED_NSA,
     )
 
 
@@ -100,8 +98,8 @@ def paper_urllc() -> Scenario:
         name="paper-urllc",
         plans=plan_table(),
         # Median: half of the mean of the mmWave uplink runs behind `energy.MMWAVE_UPLINK` (220 Mb/s), our choice for a user who moves.
-        # Spread as measured on 5G-NSA, see NSA above; decorrelation: our choice, 25 requests.
-        channel=Cellular(median_bps=110e6, spread=0.84, decorrelation_s=5.0),
+        # Spread as fitted to 5G-NSA; decorrelation: our choice, 25 requests.
+        channel=dataclasses.replace(fit("5g-nsa"), median_bps=110e6, decorrelation_s=5.0),
         arrivals=Periodic(period_s=0.2),  # as in paper-linear
         objective=deadline(0.015),  # our choice: between exit 0 (13 ms) and exit 1 (21 ms) on the device
         path=Path(rtt_s=RTT_SITE_S, radio=MMWAVE_UPLINK),
@@ -136,7 +134,7 @@ def bursty_deadline() -> Scenario:
     return Scenario(
         name="bursty-deadline",
         plans=plan_table(),
-        channel=Cellular(median_bps=10e6, spread=0.61, decorrelation_s=0.92),  # memory and spread of LTE above; median our choice
+        channel=dataclasses.replace(fit("lte"), median_bps=10e6, outage_share=0.0),  # memory and spread as fitted; the rest our choice
         # Our choice: a motion detector, 5 requests a second, then 60 for half a second on average: the last exit manages 34.
         arrivals=Bursty(rates_per_s=(5.0, 60.0), stays_s=(1.0, 0.5)),
         objective=deadline(0.06),  # our choice: two requests at the last exit, no more
@@ -167,14 +165,14 @@ def battery_harvest() -> Scenario:
     return Scenario(
         name="battery-harvest",
         plans=plan_table(),
-        channel=LTE,
+        channel=fit("lte"),
         arrivals=Poisson(rate_per_s=5.0),  # our choice: 200 requests are 40 s, several turns of sun and shade
         objective=deadline(0.1, late_penalty=0.5),  # deadline as in camera; penalty our choice: less than an answer is worth
         path=Path(rtt_s=RTT_LTE_S, radio=LTE_UPLINK),
         # Charge: 2 F between 5.0 V and 4.7 V hold 2.9 J, forty requests at the last exit; half full at the start: our choice.
         # Sun and shade: our choice; 0.15 W on average is half of what the last exit draws at this rate (0.36 W).
         battery=Battery(capacity_j=2.9, start=0.5, harvest=GilbertElliott(good_bps=0.3, bad_bps=0.02, good_s=6.0, bad_s=6.0)),
-        inputs="generated: fitted to LTE uplink drives",
+        inputs=FITTED_LTE,
     )
 
 
@@ -186,8 +184,8 @@ EXIT_BYTES = (379_184, 1_420_687, 2_527_966, 3_856_425, 7_569_363)
 
 def graphs(plans: PlanTable, swap_s: float = 0.0) -> Segments:
     """What each plan of the built-in network loads: one graph a cut, one an exit that stays on the device, none where the input is sent."""
-    unit = [-1 if row.partition == 0 else row.partition if row.bits else len(PREFIX_BYTES) + 1 + row.exit for row in plans.rows]
-    sizes = (0, *PREFIX_BYTES, *EXIT_BYTES)
+    unit = [-1 if row.partition == 0 else row.partition - 1 if row.bits else len(PREFIX_BYTES) + row.exit for row in plans.rows]
+    sizes = (*PREFIX_BYTES, *EXIT_BYTES)
     return Segments(
         tuple(unit), tuple(swap_s if own >= 0 else 0.0 for own in unit), tuple(float(sizes[own]) if own >= 0 else 0.0 for own in unit)
     )
@@ -227,8 +225,7 @@ def compound() -> Scenario:
     return Scenario(
         name="compound",
         plans=plans,
-        # Shape of LTE above; median our choice.
-        channel=Cellular(median_bps=20e6, spread=0.61, decorrelation_s=0.92, outage_share=0.068, outage_s=0.36, drive_spread=0.0),
+        channel=dataclasses.replace(fit("lte"), median_bps=20e6),  # memory, spread and outages as fitted; median our choice
         arrivals=Bursty(rates_per_s=(5.0, 40.0), stays_s=(1.0, 0.5)),  # our choice: a burst fills the device at its last exit
         objective=Objective(0.1, energy_weight=1.0),  # deadline as in camera; price our choice: the last exit costs 0.07 a request
         path=Path(rtt_s=RTT_LTE_S, radio=LTE_UPLINK),
@@ -251,7 +248,7 @@ def lte_uplink() -> Scenario:
     return Scenario(
         name="lte-uplink",
         plans=plan_table(),
-        channel=fitted.load("lte"),
+        channel=fit("lte"),
         arrivals=Poisson(rate_per_s=20.0),  # our choice: six tenths of the device at its last exit
         objective=deadline(0.12, late_penalty=3.0),  # our choice: where outages of this link decide
         path=Path(rtt_s=RTT_LTE_S, radio=LTE_UPLINK),
@@ -268,7 +265,7 @@ def nsa_uplink() -> Scenario:
     return Scenario(
         name="nsa-uplink",
         plans=plan_table(),
-        channel=fitted.load("5g-nsa"),
+        channel=fit("5g-nsa"),
         arrivals=Poisson(rate_per_s=30.0),  # our choice: nine tenths of the device at its last exit
         objective=deadline(0.04, late_penalty=3.0),  # our choice: little more than one request at the last exit
         path=Path(rtt_s=RTT_NSA_S, radio=NSA_UPLINK),

@@ -16,8 +16,13 @@
     rtt_s = 0.01
     radio = "5g-nsa-low"       # or a table with base_w and joules_per_bit
 
+    [edge_jobs]
+    kind = "stream"
+    mean_s = 0.005
+    arrivals = { kind = "trace", file = "jobs.csv" }
+
 Fields are those of `envs.spec.Scenario` and of the records in it, units in their names; paths begin at the file. A part that may be
-missing (battery, thermal, memory, batching, harvest) is switched off by "none".
+missing (`MISSING`) is switched off by "none". `KINDS` lists the kinds of each part that has several, `READ` those that a file holds.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from cutlayer.envs import channels, spec, workload
+from cutlayer.envs import channels, deadlines, spec, workload
 from cutlayer.errors import ConfigError, nearest
 from cutlayer.profiles import builtin
 from cutlayer.profiles.cost import Objective, Path
@@ -46,8 +51,17 @@ KINDS: dict[str, dict[str, type]] = {
     "slow_down": {"on-off": workload.SlowDown, "drifting": workload.DriftingSlowDown},
     "edge_jobs": {"poisson": workload.EdgeJobs, "stream": workload.EdgeStream},
     "edge_jobs.arrivals": {"poisson": workload.Poisson, "bursty": workload.Bursty},
+    "deadlines": {"choice": deadlines.ChosenDeadlines, "uniform": deadlines.UniformDeadlines},
 }
-TRACE = "trace"  # a further kind of arrivals: `workload.read_arrivals` of the file that it names
+# Further kinds, read from the file that `file` names: by whom, and what else may be given.
+READ: dict[str, dict[str, tuple[Callable[..., Any], dict[str, type]]]] = {
+    "arrivals": {
+        "trace": (workload.read_arrivals, {"time_column": str, "speed": float}),
+        "rates": (workload.read_rates, {"key": str, "scale": float}),
+    },
+    "slow_down": {"trace": (workload.read_slow_down, {"column": str, "time_column": str})},
+}
+READ["edge_jobs.arrivals"] = READ["arrivals"]
 CHANNELS = ("channel", "harvest")  # read by `envs.channels.build`
 # Parts that a base may lack: what a table without a base to change is a record of.
 OPTIONAL: dict[str, type] = {
@@ -56,6 +70,7 @@ OPTIONAL: dict[str, type] = {
     "memory": spec.Memory,
     "batching": spec.Batching,
 }
+MISSING = {*OPTIONAL, "harvest", "deadlines", "broadcast_s"}
 NAMED: dict[str, Mapping[str, object]] = {"platform": spec.PLATFORMS, "radio": RADIOS}  # parts that can be given by name
 UNCHECKED = (spec.Scenario, Objective, Path, Radio)  # records that believe their numbers; the others check them themselves
 ABOVE_ZERO = {"requests", "slot_s", "deadline_s", "downlink_bps", "timeout_deadlines"}
@@ -140,7 +155,7 @@ def _field(place: _Place, owner: object, key: str, value: object, known: list[st
     here, present = place.under(key), getattr(owner, key)
     if key in CHANNELS and not (key == "harvest" and value == NONE):
         return _channel(here, value)
-    if value == NONE and (key in OPTIONAL or key == "harvest"):
+    if value == NONE and key in MISSING:
         return None
     if isinstance(value, str) and key in NAMED:
         if value not in NAMED[key]:
@@ -161,14 +176,16 @@ def _field(place: _Place, owner: object, key: str, value: object, known: list[st
 
 def _record(place: _Place, key: str, present: object, given: dict[str, Any]) -> object:
     """A part of a scenario from a table: of the kind that it names, or the present one with these fields changed."""
-    kinds = KINDS.get(place.name)
-    if given.get("kind") == TRACE and key == "arrivals" and len(place.keys) == 1:
-        return _arrival_trace(place, given)
+    kinds, read = KINDS.get(place.name, {}), READ.get(place.name, {})
     if "kind" in given:
-        if kinds is None or given["kind"] not in kinds:
-            listed = ", ".join(kinds) if kinds else "none: this part has no kinds"
-            raise place.under("kind").wrong(given["kind"], f"{nearest(str(given['kind']), kinds or ())}known: {listed}")
+        if given["kind"] in read:
+            return _from_file(place, *read[given["kind"]], given)
+        if given["kind"] not in kinds:
+            listed = ", ".join((*kinds, *read)) or "none: this part has no kinds"
+            raise place.under("kind").wrong(given["kind"], f"{nearest(str(given['kind']), (*kinds, *read))}known: {listed}")
         kind, owner = kinds[given["kind"]], None
+    elif present is None and kinds:
+        raise ConfigError(f"{place.file}: {place.name} lacks kind; known: {', '.join((*kinds, *read))}")
     elif present is None:
         kind, owner = OPTIONAL[key], None
     else:
@@ -200,16 +217,16 @@ def _needed(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _arrival_trace(place: _Place, given: dict[str, Any]) -> workload.ArrivalTrace:
-    hints = {"file": str, "time_column": str, "speed": float}
+def _from_file(place: _Place, reader: Callable[..., Any], more: dict[str, type], given: dict[str, Any]) -> object:
+    hints = {"file": str, **more}
     for key in given:
         if key not in (*hints, "kind"):
             raise place.unknown(key, list(hints))
     if "file" not in given:
-        raise ConfigError(f"{place.file}: {place.name} lacks file; name a CSV of arrivals")
+        raise ConfigError(f"{place.file}: {place.name} lacks file; name the one that holds the {given['kind']}")
     made = {name: _convert(place.under(name), given[name], hint) for name, hint in hints.items() if name in given}
     file = place.file.parent / made.pop("file")
-    return _built(place, lambda: workload.read_arrivals(file, **made))  # type: ignore[no-any-return]  # `_built` is any
+    return _built(place, lambda: reader(file, **made))
 
 
 def _channel(place: _Place, value: object) -> channels.Channel:
@@ -220,7 +237,7 @@ def _channel(place: _Place, value: object) -> channels.Channel:
 
 def _hints(kind: type) -> dict[str, Any]:
     # Names that only a checker needs stand for parts that are no plain values.
-    names = ("PlanTable", "Channel", "Arrivals", "Objective", "Path", "CoTenant", "BackgroundJobs", "NDArray")
+    names = ("PlanTable", "Channel", "Arrivals", "Objective", "Path", "CoTenant", "BackgroundJobs", "Deadlines", "NDArray")
     return get_type_hints(kind, localns=dict.fromkeys(names, object))
 
 

@@ -11,7 +11,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutlayer import __version__, bench_cli, channel_cli, evaluate_cli, export_cli, profile_cli, testbed_cli, train_cli
+from cutlayer import (
+    __version__,
+    bench_cli,
+    benchmark_cli,
+    channel_cli,
+    evaluate_cli,
+    export_cli,
+    profile_cli,
+    replay_cli,
+    testbed_cli,
+    train_cli,
+)
 from cutlayer.errors import CutlayerError
 from cutlayer.options import Parser, command, natural, show
 
@@ -66,7 +77,7 @@ def parser() -> Parser:
 
     command(commands, "scenarios", list_scenarios, "list the scenarios that ship and what each models", "cutlayer scenarios")
 
-    for part in (train_cli, evaluate_cli, export_cli, testbed_cli, bench_cli):
+    for part in (train_cli, evaluate_cli, benchmark_cli, export_cli, replay_cli, testbed_cli, bench_cli):
         part.add(commands)
     return top
 

@@ -1,8 +1,8 @@
-"""The command `cutlayer train`: learn a policy on a scenario, leave a run folder."""
+"""The command `cutlayer train`: learn a policy on a scenario, leave a run folder, go on where it was cut off."""
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,26 @@ def train(options: argparse.Namespace) -> None:
 
     scenario = inputs.on_drives(scenarios.make(options.scenario), "train")
     folder = options.out or Path("runs") / f"{scenario.name}-{options.algo}-{options.seed}"
+    if not learn.tensorboard_installed():
+        print("note: no log for TensorBoard, which is not installed (pip install tensorboard)", file=sys.stderr)
     tell = progress_bar(f"train {options.algo}")
-    learn.train(scenario, options.algo, options.seed, folder, engine=options.engine, steps=options.steps, report=tell)
-    result = json.loads((folder / learn.RUN).read_text(encoding="utf-8"))
-    text = f"wrote {folder} in {result['wall_s']:.0f} s; next: cutlayer evaluate --scenario {options.scenario} --policy {folder}"
+    result = learn.train(scenario, options.algo, options.seed, folder, engine=options.engine, steps=options.steps, report=tell)
+    best = result["best"]
+    text = (
+        f"{folder}: {result['steps']} requests in {result['cpu_s']:.0f} CPU-s; kept the state at {best['steps']}, "
+        f"mean reward {best['reward_mean']:.4f} on validation episodes\n"
+        f"next: cutlayer evaluate --scenario {options.scenario} --policy {folder}"
+    )
     show(options, {"run": str(folder), **result}, text)
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
-    one = command(commands, "train", train, "learn a policy on a scenario", "cutlayer train --scenario camera --algo ppo -o runs/mine")
+    text = "learn a policy on a scenario; the same command again goes on with a run that was cut off"
+    one = command(commands, "train", train, text, "cutlayer train --scenario camera --algo ppo -o runs/mine")
     one.add_argument("--scenario", default="camera", metavar="S", help=SCENARIO_HELP)
-    one.add_argument("--algo", default="ppo", help="ppo or sac-d")
+    one.add_argument("--algo", default="ppo", help="ppo, sac-d, all-action, maskable-ppo, dqn or myopic-ppo (ppo without it)")
     one.add_argument("--seed", type=natural, default=0)
     one.add_argument("--steps", type=positive, help="requests to learn from (the recipe's number without it)")
     one.add_argument("--engine", choices=["simpy", "kernel"], default="kernel")
-    one.add_argument("-o", "--out", type=Path, metavar="DIR")
+    one.add_argument("-o", "--out", type=Path, metavar="DIR", help="run folder (runs/SCENARIO-ALGO-SEED without it)")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +26,20 @@ def few_plans():
 def small(few_plans):
     """The camera scenario with few plans and 50 requests an episode."""
     return dataclasses.replace(scenarios.camera(few_plans), name="small", requests=50)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The module `tiny.py` beside this file, which is a script as well."""
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tiny_learners(tiny, monkeypatch):
+    """`train` makes learners small enough for tests."""
+    from cutlayer.agents import train
+
+    monkeypatch.setattr(train, "LEARNERS", tiny.LEARNERS)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cutlayer.agents import baselines, evaluate
+from cutlayer.agents import baselines, evaluate, oracle, shipped
+from cutlayer.agents import policies as policies_by_name
 from cutlayer.agents.episodes import HELD_OUT, TUNING
 from cutlayer.agents.evaluate import Learned, Result
-from cutlayer.agents.oracle import clairvoyant
+from cutlayer.agents.score import SIMPLE
 from cutlayer.envs import kernel, scenarios
+from cutlayer.envs.deadlines import ChosenDeadlines
 from cutlayer.envs.simulation import Simulation
 from cutlayer.envs.streams import draw
 from cutlayer.profiles import cost
@@ -30,7 +32,11 @@ def learned(scenario):
     """A network that learned nothing and decides all sorts of things."""
     rng = np.random.default_rng(3)
     plans = len(scenario.plans)
-    return Learned(Mlp([(rng.normal(size=(16, features.SIZE)), np.zeros(16)), (rng.normal(size=(plans, 16)), np.zeros(plans))], "tanh"))
+    return Learned(
+        Mlp(
+            [(rng.normal(size=(16, features.size(scenario.blocks))), np.zeros(16)), (rng.normal(size=(plans, 16)), np.zeros(plans))], "tanh"
+        )
+    )
 
 
 def policies(scenario):
@@ -149,22 +155,6 @@ def test_where_another_did_better_its_result_is_taken(small):
         np.testing.assert_array_equal(got.plans[i], alone.plans[i])
 
 
-@pytest.mark.parametrize("objective", [cost.deadline(0.1), cost.linear(0.1), cost.energy(0.1)])
-def test_a_wide_enough_search_finds_the_optimum(small, objective):
-    short = dataclasses.replace(small, requests=4, objective=objective)
-    plans = len(short.plans)
-    for seed in range(3):
-        streams = draw(short, seed)
-
-        def total(chosen, streams=streams):
-            rows = kernel.run(short, streams, np.array(chosen))
-            latency = rows[:, kernel.R_FINISH] - rows[:, kernel.R_ARRIVAL]
-            return objective.reward(latency, rows[:, kernel.R_ACCURACY], rows[:, kernel.R_ENERGY]).sum()
-
-        best = max(total(chosen) for chosen in itertools.product(range(plans), repeat=4))
-        assert total(clairvoyant(short, streams, width=plans**4)) == pytest.approx(best, abs=1e-12)
-
-
 # --- baselines
 
 
@@ -190,6 +180,38 @@ def test_greedy_is_the_rule_of_the_device_on_the_same_readings(small):
         world.decide(world.request % len(small.plans))
 
 
+# --- many at once
+
+
+@pytest.mark.parametrize("name", ["small", "battery-harvest"])
+def test_lanes_side_by_side_give_the_very_same_result(small, name, monkeypatch):
+    scenario = small if name == "small" else dataclasses.replace(scenarios.make(name), requests=40)
+    policy = learned(scenario)
+    monkeypatch.setattr(evaluate, "LANES", 3)  # the last block is shorter
+    episodes = range(HELD_OUT, HELD_OUT + 5)
+    same(evaluate.side_by_side(scenario, policy, episodes), evaluate.one_by_one(scenario, policy, episodes))
+    monkeypatch.setattr(evaluate, "SIDE_BY_SIDE_FROM", 1)
+    same(evaluate.evaluate(scenario, policy, episodes), evaluate.one_by_one(scenario, policy, episodes))
+
+
+def test_lanes_know_of_deadlines_that_differ(small):
+    scenario = dataclasses.replace(small, deadlines=ChosenDeadlines((0.02, 0.2)))
+    one, two = (run(scenario, learned(scenario), EPISODES) for run in (evaluate.side_by_side, evaluate.one_by_one))
+    same(one, two)
+    np.testing.assert_array_equal(one.deadline_s, two.deadline_s)
+    np.testing.assert_array_equal(one.reward, two.reward)
+
+
+def test_where_two_plans_are_as_good_the_devices_own_way_decides(small):
+    """Two outputs of the same weights: rounding alone could choose between them, and chooses as the device does."""
+    rng = np.random.default_rng(0)
+    plans = len(small.plans)
+    weight = np.tile(rng.normal(size=(1, 16)), (plans, 1))
+    policy = Learned(Mlp([(rng.normal(size=(16, features.SIZE)), np.zeros(16)), (weight, np.zeros(plans))], "tanh"))
+    observations = rng.uniform(-1, 1, (200, features.SIZE)).astype(np.float32)
+    np.testing.assert_array_equal(policy.act_on(observations), [policy.network.logits(one).argmax() for one in observations])
+
+
 # --- figures by hand
 
 
@@ -204,7 +226,7 @@ def test_the_summary_by_hand(few_plans):
     )
     got = result.summary()
     assert got["reward_mean"] == pytest.approx((0.5 + 0.6 + 0.7 + 0.8 + 0.9 - 2.0 - 2.0 + 0.9) / 8)
-    assert got["miss_rate"] == 0.25
+    assert (got["misses"], got["requests"], got["miss_rate"]) == (2, 8, 0.25)
     assert got["miss_ci95"] == list(wilson(2, 8))
     assert got["accuracy"] == pytest.approx(6.2 / 8)
     assert got["energy_j"] == pytest.approx(0.45)
@@ -224,3 +246,97 @@ def test_shares_add_up_to_one(judged):
     for result in judged[1].values():
         for shares in result.summary()["share"].values():
             assert sum(shares.values()) == pytest.approx(1.0)
+
+
+# --- by name, and the command
+
+
+@pytest.mark.parametrize("name", list(oracle.ORACLES))
+def test_oracles_are_found_by_name(small, name):
+    assert type(policies_by_name.make(small, name, 0)) is type(oracle.ORACLES[name](small))
+
+
+def test_what_ships_is_what_it_says():
+    """Every bundle is listed, loads, and is for its scenario's plans and features."""
+    folder = Path(shipped.__file__).parent
+    assert {path.name for path in folder.glob("*.cutlayer")} == set(shipped.BUNDLES.values())
+    for name in shipped.BUNDLES:
+        assert isinstance(policies_by_name.make(scenarios.make(name), policies_by_name.BEST_LEARNED, 0), Learned)
+
+
+def test_where_nothing_ships_one_line_says_so(refused, monkeypatch):
+    monkeypatch.setattr(shipped, "BUNDLES", {"urllc-ge": "urllc-ge.cutlayer"})
+    line = refused("evaluate", "--scenario", "camera", "--policy", "best-learned")
+    for part in ("no learned policy ships for scenario 'camera'", "urllc-ge", "cutlayer train --scenario camera"):
+        assert part in line
+
+
+def test_an_unknown_policy_is_told_with_the_nearest(refused):
+    assert "unknown policy 'clairvoyent'; did you mean 'clairvoyant'?" in refused("evaluate", "--policy", "clairvoyent")
+
+
+SMALL = ("evaluate", "--scenario", "small.toml", "--episodes", "3", "--json")
+KEYS = {
+    "score", "score_ci95", "reward_mean", "miss_rate", "miss_ci95", "latency_p50_s", "latency_p95_s", "latency_p99_s", "accuracy",
+    "energy_j", "share", "headroom",
+}  # fmt: skip
+
+
+@pytest.fixture
+def command(run, tmp_path):
+    """`cutlayer evaluate` on a short world, as the JSON object that it prints."""
+    (tmp_path / "small.toml").write_text('base = "urllc-ge"\nrequests = 40\n', encoding="utf-8")
+
+    def call(*arguments):
+        code, out, err = run(*SMALL, *arguments)
+        assert code == 0, err
+        assert out.count("\n") == 1
+        return json.loads(out)
+
+    return call
+
+
+def test_the_command_keeps_its_contract(command):
+    found = command("--policy", "greedy-last")
+    assert set(found) >= KEYS
+    assert set(found["share"]) == {"exit", "partition", "bits"}
+    low, high = found["score_ci95"]
+    assert low <= found["score"] <= high <= 1.0
+    rewards = found["references"]["reward_mean"]
+    assert set(rewards) == {*SIMPLE, "clairvoyant"}
+    zero, one = rewards[found["references"]["simple"]], rewards["clairvoyant"]
+    assert zero == max(rewards[name] for name in SIMPLE)
+    assert found["score"] == pytest.approx((found["reward_mean"] - zero) / (one - zero))
+    assert found["headroom"] == pytest.approx((one - zero) / abs(zero))
+    assert found["score_over"] == {"unit": "episode", "count": 3, "drives": 0}
+
+
+def test_the_ends_of_the_scale(command):
+    assert command("--policy", "clairvoyant")["score"] == 1.0
+    simple = command("--policy", "best-static")
+    name = simple["references"]["simple"]
+    assert command("--policy", name)["score"] == 0.0
+
+
+def test_both_engines_score_alike(command):
+    one, two = (command("--policy", "greedy-ewma", "--engine", engine) for engine in ("kernel", "simpy"))
+    assert one["score"] == pytest.approx(two["score"], rel=1e-9)
+    assert one["references"]["reward_mean"] == pytest.approx(two["references"]["reward_mean"], rel=1e-9)
+
+
+def test_without_a_score_the_keys_stay(command):
+    found = command("--policy", "greedy-ewma", "--no-score")
+    assert set(found) >= KEYS
+    assert found["score"] is found["score_ci95"] is found["headroom"] is None
+    assert found["score_note"] == "not asked for"
+
+
+def test_a_rate_of_misses_that_cannot_be_told_is_not_printed(command, run):
+    found = command("--policy", "best-static")
+    assert found["misses"] < 10, "this policy hardly misses"
+    assert found["miss_rate"] is None
+    assert found["miss_ci95"][0] <= found["misses"] / found["requests"] <= found["miss_ci95"][1]
+    code, out, _ = run(*SMALL[:-1], "--policy", "best-static")
+    assert code == 0
+    assert found["miss_note"] in out
+    assert "missed" not in out

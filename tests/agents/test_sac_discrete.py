@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from cutlayer.agents.sac_discrete import SACDiscrete, SACDiscretePolicy, log_probabilities
+from cutlayer.envs.vector_env import BatchedVecEnv
 from cutlayer.errors import ConfigError
 
 torch.set_num_threads(1)  # two threads on small matrices are many times slower than one
@@ -225,6 +226,23 @@ def test_training_from_extreme_logits_gives_no_nan():
     assert model.predict(np.zeros(6, np.float32))[0] in range(6)
 
 
+def test_an_action_masked_by_its_logit_is_never_taken_and_all_else_is_learned():
+    """A bias of minus infinity masks an action for good: here the one that pays in context 2, where others are left to choose from."""
+    model = SACDiscrete("MlpPolicy", vec(bandit), seed=0, **FAST)
+    with torch.no_grad():
+        model.actor[-1].bias[2] = -torch.inf
+    model.learn(4_000)
+    assert model.actor[-1].bias[2] == -torch.inf
+    drawn, _ = model.predict(np.repeat(np.eye(6, dtype=np.float32), 100, axis=0), deterministic=False)
+    assert 2 not in drawn
+    taken = model.replay_buffer.actions[64 // 8 : model.replay_buffer.pos]  # after the random ones of the warm-up
+    assert not (taken == 2).any()
+    finite = {name for name, value in model.policy.named_parameters() if torch.isfinite(value).all()}
+    assert finite == {name for name, _ in model.policy.named_parameters()} - {"actor.2.bias"}
+    best, _ = model.predict(np.eye(6, dtype=np.float32), deterministic=True)
+    assert [plan for context, plan in enumerate(best.tolist()) if context != 2] == [0, 1, 3, 4, 5]
+
+
 # --- the face of a Stable-Baselines3 algorithm ---
 
 
@@ -292,6 +310,15 @@ def test_callbacks_are_called_and_the_logger_sees_the_keys():
     names = "actor_loss critic_loss ent_coef ent_coef_loss entropy target_entropy q_mean learning_rate n_updates"
     assert {f"train/{name}" for name in names.split()} <= collect.seen.keys()
     assert all(np.isfinite(value) for key, value in collect.seen.items() if key.startswith("train/"))
+
+
+def test_it_learns_in_compiled_lanes_and_logs_for_tensorboard(small, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed")
+    model = SACDiscrete("MlpPolicy", BatchedVecEnv(small, 4, episodes=8), tensorboard_log=str(tmp_path), seed=0, **FAST).learn(800)
+    assert model._n_updates == (800 - 64) / 8
+    assert len(model.ep_info_buffer) > 0  # whole episodes were seen, so their returns are logged
+    log = accumulator.EventAccumulator(str(tmp_path / "SACDiscrete_1")).Reload()
+    assert {"train/critic_loss", "train/ent_coef", "train/target_entropy", "rollout/ep_rew_mean"} <= set(log.Tags()["scalars"])
 
 
 @pytest.mark.parametrize("wrap", [lambda env: env, lambda env: VecNormalize(env, norm_reward=True)])

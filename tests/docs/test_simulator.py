@@ -58,6 +58,7 @@ def test_the_file_on_the_page_is_a_scenario(page: str, tmp_path: Path) -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     path = tmp_path / "page.toml"
     path.write_text(text, encoding="utf-8")
+    (tmp_path / "jobs.csv").write_text("t_s\n0.0\n0.5\n0.7\n", encoding="utf-8")
     scenario = scenarios.make(str(path))
     assert scenario.objective.deadline_s == 0.02
     assert isinstance(scenario.arrivals, Bursty)

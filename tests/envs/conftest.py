@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from cutlayer.envs.channels import Constant
+from cutlayer.envs.deadlines import UniformDeadlines
 from cutlayer.envs.record import Record, Status
 from cutlayer.envs.spec import BARE_METAL, VIRTUAL_MACHINE, Batching, Battery, Edge, Link, Memory, Scenario, Segments, Thermal
 from cutlayer.envs.streams import Streams
@@ -94,9 +96,13 @@ class World:
 
 
 def extras(
-    seed, plans, *, servers=1, platform=False, batching=False, restart=False, heat=False, battery=False, loads="nothing", told=False
-):
-    """What a world may have beyond the plain one: fields of a scenario. loads: "nothing", "swaps" or "memory" (both)."""
+    seed, plans, deadline_s, *, servers=1, platform=False, batching=False, restart=False, heat=False, battery=False, loads="nothing",
+    told=False, broadcast=False, differ=False,
+):  # fmt: skip
+    """What a world may have beyond the plain one: fields of a scenario. loads: "nothing", "swaps" or "memory" (both).
+
+    broadcast: the edge tells its queue. differ: the requests' deadlines do.
+    """
     rng = np.random.default_rng([seed, 1])
     table = tuple(np.cumsum([1.0, *rng.uniform(0.0, 1.0, rng.integers(0, 4))]).tolist())
     unit = rng.integers(-1, 4, plans)
@@ -104,7 +110,8 @@ def extras(
     throttle_c = float(rng.uniform(42.0, 55.0))
     found = {
         "edge": Edge(
-            servers, VIRTUAL_MACHINE if platform else BARE_METAL, Batching(float(rng.uniform(0.005, 0.1)), table) if batching else None
+            servers, VIRTUAL_MACHINE if platform else BARE_METAL, Batching(float(rng.uniform(0.005, 0.1)), table) if batching else None,
+            float(np.random.default_rng([seed, 3]).uniform(0.005, 0.2)) if broadcast else None,
         ),
         "link": Link(restart_after_s=float(rng.uniform(0.0, 0.05)) if restart else math.inf, rate_told=told),
         "thermal": Thermal(
@@ -116,8 +123,15 @@ def extras(
             tuple(unit.tolist()), tuple(rng.uniform(0.0, 0.01, plans).tolist()), tuple(size[i] for i in unit.tolist())
         ),
         "memory": Memory(float(rng.integers(10**6, 6 * 10**6)), 1e8, float(rng.uniform(0.0, 0.01))),
+        "deadlines": UniformDeadlines(0.3 * deadline_s, 2.0 * deadline_s),
     }  # fmt: skip
-    off = {"thermal": not heat, "battery": not battery, "segments": loads == "nothing", "memory": loads != "memory"}
+    off = {
+        "thermal": not heat,
+        "battery": not battery,
+        "segments": loads == "nothing",
+        "memory": loads != "memory",
+        "deadlines": not differ,
+    }
     return {name: value for name, value in found.items() if not off.get(name)}
 
 
@@ -169,6 +183,8 @@ def world(seed, *, requests=30, link="slots", jobs="light", arrivals="poisson", 
     radio = Radio(float(rng.uniform(0.0, 2.0)), float(rng.uniform(0.0, 1e-6)))
     rtt_s = float(rng.uniform(0.0, 0.06)) if rtt else 0.0
     harvest_w = np.random.default_rng([seed, 2]).exponential(1.0, slots)
+    beyond = extras(seed, len(rows), deadline_s, **switched)
+    differ = beyond.get("deadlines")
     return World(
         scenario(
             *rows,
@@ -177,11 +193,12 @@ def world(seed, *, requests=30, link="slots", jobs="light", arrivals="poisson", 
             requests=requests,
             slot_s=slot_s,
             cancel_margin_s=float(rng.uniform(0.0, 0.1)) if margin else 0.0,
-            **extras(seed, len(rows), **switched),
+            **beyond,
         ),
         Streams(
             slot_s, arrival_s, rate, slow_down, np.sort(rng.uniform(0.0, end_s, count)), rng.exponential(mean_s, count) + 1e-7,
             harvest_w,
+            None if differ is None else differ.draw(np.random.default_rng([seed, 4]), requests),
         ),
         rng.integers(0, len(rows), requests).tolist(),
     )  # fmt: skip
@@ -222,6 +239,10 @@ def splice(past, future, now_s, link_s=None):
         return np.concatenate([kept, np.resize(new, max(len(new), len(old) + 200))[len(kept) :]])
 
     before, after = past.job_arrival_s <= link_s, future.job_arrival_s > link_s
+    due = None
+    if past.deadline_s is not None:
+        new = past.deadline_s[::-1] if future.deadline_s is None else np.resize(future.deadline_s, len(past.deadline_s))
+        due = np.concatenate([past.deadline_s[:k], new[k:]])
     return Streams(
         past.slot_s,
         np.concatenate([past.arrival_s[:k], later]),
@@ -230,7 +251,59 @@ def splice(past, future, now_s, link_s=None):
         np.concatenate([past.job_arrival_s[before], future.job_arrival_s[after]]),
         np.concatenate([past.job_service_s[before], future.job_service_s[after]]),
         slots(past.harvest_w, future.harvest_w, now_s),
+        due,
     )
+
+
+class Chosen:
+    """Stands for a generator: a given file and start."""
+
+    def __init__(self, start_s, file=0):
+        self.start_s, self.file = start_s, file
+
+    def integers(self, high):
+        assert self.file < high
+        return self.file
+
+    def uniform(self, low, high):
+        assert low <= self.start_s < high
+        return self.start_s
+
+
+# What `world` takes: for a plain one, and with whatever may be switched on. A batch runs on one server.
+PLAIN = {
+    "seed": st.integers(0, 2**32),
+    "requests": st.integers(20, 40),
+    "link": st.sampled_from(["steady", "slots", "outages", "dies"]),
+    "jobs": st.sampled_from(["none", "light", "overload"]),
+    "arrivals": st.sampled_from(["periodic", "poisson", "bursts"]),
+    "slow": st.booleans(),
+    "rtt": st.booleans(),
+    "margin": st.booleans(),
+    "short": st.booleans(),
+}
+SWITCHES = {
+    "servers": st.sampled_from([1, 2, 5]),
+    "platform": st.booleans(),
+    "batching": st.booleans(),
+    "restart": st.booleans(),
+    "heat": st.booleans(),
+    "battery": st.booleans(),
+    "loads": st.sampled_from(["nothing", "swaps", "memory"]),
+    "broadcast": st.booleans(),
+    "differ": st.booleans(),
+}
+
+
+def drawn(data, **fixed):
+    """A plain random world, from hypothesis' `data`; `fixed` are knobs of `world`."""
+    return world(**(data.draw(st.fixed_dictionaries(PLAIN), label="knobs") | fixed))
+
+
+def switched(data, **fixed):
+    """A random world in which anything may be switched on."""
+    knobs = data.draw(st.fixed_dictionaries(PLAIN | SWITCHES), label="knobs") | fixed
+    return world(**(knobs | {"batching": knobs["batching"] and knobs["servers"] == 1}))
 
 
 @pytest.fixture(scope="session")
@@ -238,5 +311,17 @@ def lab():
     """The builders above: test modules cannot import them from here."""
     return SimpleNamespace(
         plan=plan, table=table, path=path, scenario=scenario, streams=streams, World=World, world=world, run=run,
-        differences=differences, splice=splice,
+        differences=differences, splice=splice, Chosen=Chosen, drawn=drawn, switched=switched,
     )  # fmt: skip
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a scenario file and returns its path as text."""
+
+    def write(text, name="mine.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from cutlayer.agents import inputs
 from cutlayer.envs import scenarios
-from cutlayer.envs.channels import Cellular, Constant, Mixture, Trace, on_off, read_trace, replay
+from cutlayer.envs.channels import Cellular, Constant, Mixture, Trace, fitted, on_off, read_trace, replay
 from cutlayer.errors import ConfigError
 
 SLOT_S = 0.02
@@ -92,32 +91,17 @@ def test_a_mixture_draws_one_of_its_channels_for_a_whole_episode():
     assert np.mean([values[0] for values in drawn]) == pytest.approx(1.5, abs=0.08)
 
 
-class Chosen:
-    """Stands for a generator: the first file and a start at a given time."""
-
-    def __init__(self, start_s, file=0):
-        self.start_s, self.file = start_s, file
-
-    def integers(self, high):
-        assert self.file < high
-        return self.file
-
-    def uniform(self, low, high):
-        assert low <= self.start_s < high
-        return self.start_s
-
-
-def test_a_trace_holds_each_value_until_the_next_and_wraps_at_its_end():
+def test_a_trace_holds_each_value_until_the_next_and_wraps_at_its_end(lab):
     """Samples at 0, 1 and 3 s; the last holds for the median gap of 1.5 s, so the trace is 4.5 s long."""
     trace = Trace(("t",), (np.array([0.0, 1.0, 3.0]),), (np.array([10.0, 20.0, 30.0]),))
-    slots = trace.draw(Chosen(0.25), 14, 0.5)
+    slots = trace.draw(lab.Chosen(0.25), 14, 0.5)
     #   0.25 0.75 | 1.25 1.75 2.25 2.75 | 3.25 3.75 4.25 | wrapped: 0.25 0.75 | 1.25 ...
     assert slots.tolist() == [10, 10, 20, 20, 20, 20, 30, 30, 30, 10, 10, 20, 20, 20]
-    assert trace.draw(Chosen(4.4), 3, 0.5).tolist() == [30, 10, 10]
-    assert trace.draw(Chosen(1.0), 1, 0.5).tolist() == [20]  # a sample holds from its own time on
+    assert trace.draw(lab.Chosen(4.4), 3, 0.5).tolist() == [30, 10, 10]
+    assert trace.draw(lab.Chosen(1.0), 1, 0.5).tolist() == [20]  # a sample holds from its own time on
 
 
-def test_a_trace_starts_anywhere_in_any_file():
+def test_a_trace_starts_anywhere_in_any_file(lab):
     trace = Trace(
         ("a", "b"), (np.arange(10.0), np.arange(10.0)), (np.arange(10.0), 100 + np.arange(10.0))
     )  # fmt: skip
@@ -125,13 +109,13 @@ def test_a_trace_starts_anywhere_in_any_file():
     values, counts = np.unique(starts, return_counts=True)
     assert values.tolist() == [*range(10), *range(100, 110)]
     assert counts.min() > 60
-    assert trace.draw(Chosen(2.5, file=1), 2, 1.0).tolist() == [102, 103]
+    assert trace.draw(lab.Chosen(2.5, file=1), 2, 1.0).tolist() == [102, 103]
 
 
-def test_a_trace_longer_than_the_episode_is_replayed_in_order():
+def test_a_trace_longer_than_the_episode_is_replayed_in_order(lab):
     rates = np.random.default_rng(0).uniform(size=1000)
     trace = Trace(("t",), (0.1 * np.arange(1000),), (rates,))
-    got = trace.draw(Chosen(20.05), 300, 0.1)
+    got = trace.draw(lab.Chosen(20.05), 300, 0.1)
     assert np.array_equal(got, rates[200:500])
 
 
@@ -223,59 +207,16 @@ def test_every_real_trace_that_is_used_loads(data_dir, name):
 
 
 def test_training_and_test_drives_are_apart():
+    """Also where drives are replaced by what was fitted: no link that ships has seen a drive that policies are tested on."""
     assert not set(inputs.TRAIN_TRACES) & set(inputs.TEST_TRACES)
+    used = [drive for name in ("lte", "5g-nsa") for drive in fitted.SETS[name].drives]
+    assert used == list(inputs.TRAIN_TRACES)
+    assert not set(used) & {*inputs.TEST_TRACES, *(drive for name in ("lte", "5g-nsa") for drive in fitted.SETS[name].held_out)}
+    assert scenarios.make("camera").channel == Mixture((fitted.load("lte"), fitted.load("5g-nsa")))
 
 
-# As the comments beside the fitted parameters tell it: folder, drives, length of a bin, and the lag of the autocorrelation in bins.
-OUTAGE_BPS = 0.1e6
-LTE_DRIVES = ("trace_lte_mahimahi", ("ATT-LTE-driving", "ATT-LTE-driving-2016", "Verizon-LTE-short"), 0.1, 10)
-NSA_DRIVES = ("trace_5g_mtu_ul", ("Data5G_151221", "Data5G_171221"), 3.0, 1)
-
-
-def drives(data_dir, folder, names):
-    return [read_trace(data_dir / folder / "dev" / f"{name}.csv")[1] for name in names]
-
-
-def fit(data_dir, folder, names, bin_s, lag):
-    """Fields of `Cellular`. Each drive has a level, its mean log rate outside outages; the spread is that about the levels, over
-    all bins; the correlation is the mean of the drives' autocorrelations at a lag, over pairs of bins outside outages.
-    """
-    rates = drives(data_dir, folder, names)
-    up = [r >= OUTAGE_BPS for r in rates]
-    logs = [np.log(np.maximum(r, 1.0)) for r in rates]
-    levels = [x[u].mean() for x, u in zip(logs, up, strict=True)]
-    about = [x - level for x, level in zip(logs, levels, strict=True)]
-    pairs = [u[:-lag] & u[lag:] for u in up]
-    correlation = [(x[:-lag] * x[lag:])[p].mean() / x[u].var() for x, u, p in zip(about, up, pairs, strict=True)]
-    lengths = np.concatenate([runs(np.concatenate([[True, False], ~u, [False, True]])) for u in up])
-    return Cellular(
-        median_bps=math.exp(np.mean(levels)),
-        spread=float(np.concatenate([x[u] for x, u in zip(about, up, strict=True)]).std()),
-        decorrelation_s=-lag * bin_s / math.log(np.mean(correlation)),
-        outage_share=1.0 - float(np.concatenate(up).mean()),
-        outage_s=bin_s * float(lengths.mean()) if len(lengths) else 1.0,
-        drive_spread=float(np.std(levels, ddof=1)),
-    )
-
-
-@pytest.mark.parametrize(("channel", "source"), [(scenarios.LTE, LTE_DRIVES), (scenarios.NSA, NSA_DRIVES)], ids=["LTE", "NSA"])
-def test_the_fitted_parameters_are_those_of_the_real_drives(data_dir, channel, source):
-    """Within rounding to two digits; the correlation, which leans on the estimator, within 8 %; the drives are two or three."""
-    fitted = fit(data_dir, *source)
-    assert channel.median_bps == pytest.approx(fitted.median_bps, rel=0.01)
-    assert channel.spread == pytest.approx(fitted.spread, abs=0.006)
-    assert channel.decorrelation_s == pytest.approx(fitted.decorrelation_s, rel=0.08)
-    assert channel.outage_share == pytest.approx(fitted.outage_share, abs=0.0006)
-    assert channel.outage_s == pytest.approx(fitted.outage_s, abs=0.006)
-    assert channel.drive_spread == pytest.approx(fitted.drive_spread, abs=0.006)
-
-
-@pytest.mark.parametrize(("channel", "source"), [(scenarios.LTE, LTE_DRIVES), (scenarios.NSA, NSA_DRIVES)], ids=["LTE", "NSA"])
-def test_generated_drives_carry_as_much_as_real_ones(data_dir, channel, source):
-    """At the 10th, 50th and 90th percentile, with each real drive brought to the same level; outages included."""
-    folder, names, bin_s, _ = source
-    same_level = dataclasses.replace(channel, drive_spread=0.0)
-    drawn = np.concatenate([same_level.draw(np.random.default_rng(seed), 2000, bin_s) for seed in range(20)]) / channel.median_bps
-    real = [r / math.exp(np.log(r[r >= OUTAGE_BPS]).mean()) for r in drives(data_dir, folder, names)]
-    for share in (10, 50, 90):
-        assert 0.6 < np.percentile(drawn, share) / np.percentile(np.concatenate(real), share) < 1.6, share
+@pytest.mark.parametrize(("name", "link"), [("compound", "lte"), ("bursty-deadline", "lte"), ("paper-urllc", "5g-nsa")])
+def test_links_that_are_our_choice_vary_as_the_fitted_ones_do(name, link):
+    channel, own = scenarios.make(name).channel, fitted.load(link)
+    assert channel.spread == own.spread
+    assert channel.median_bps > own.median_bps

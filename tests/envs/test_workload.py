@@ -20,6 +20,7 @@ from cutlayer.envs.workload import (
     SlowDown,
     read_arrivals,
     read_rates,
+    read_slow_down,
 )
 from cutlayer.errors import ConfigError
 
@@ -109,29 +110,14 @@ def test_bursts_begin_in_their_steady_state():
 # --- traces
 
 
-class Chosen:
-    """Stands for a generator: a given file and start."""
-
-    def __init__(self, start_s, file=0):
-        self.start_s, self.file = start_s, file
-
-    def integers(self, high):
-        assert self.file < high
-        return self.file
-
-    def uniform(self, low, high):
-        assert low <= self.start_s < high
-        return self.start_s
-
-
-def test_arrivals_are_replayed_from_a_start_and_wrapped_after_the_mean_gap():
+def test_arrivals_are_replayed_from_a_start_and_wrapped_after_the_mean_gap(lab):
     """Arrivals at 0, 1 and 4 s: the mean gap of 2 s ends the lap at 6 s."""
     trace = ArrivalTrace(("t",), (np.array([0.0, 1.0, 4.0]),))
-    assert trace.draw(Chosen(0.5), 7).tolist() == [0.5, 3.5, 5.5, 6.5, 9.5, 11.5, 12.5]
-    assert trace.until(Chosen(0.5), 6.5).tolist() == [0.5, 3.5, 5.5, 6.5]
-    assert trace.draw(Chosen(5.0), 2).tolist() == [1.0, 2.0]
+    assert trace.draw(lab.Chosen(0.5), 7).tolist() == [0.5, 3.5, 5.5, 6.5, 9.5, 11.5, 12.5]
+    assert trace.until(lab.Chosen(0.5), 6.5).tolist() == [0.5, 3.5, 5.5, 6.5]
+    assert trace.draw(lab.Chosen(5.0), 2).tolist() == [1.0, 2.0]
     fast = ArrivalTrace(("t",), (np.array([0.0, 1.0, 4.0]),), speed=2.0)
-    assert fast.draw(Chosen(0.25), 4).tolist() == [0.25, 1.75, 2.75, 3.25]
+    assert fast.draw(lab.Chosen(0.25), 4).tolist() == [0.25, 1.75, 2.75, 3.25]
 
 
 def test_arrivals_of_every_file_and_start_come_up():
@@ -343,3 +329,33 @@ def test_any_arrivals_jobs_and_co_tenant_make_an_episode(lab):
 def test_a_value_that_makes_no_sense_is_named(make, words):
     with pytest.raises(ConfigError, match=words):
         make()
+
+
+# --- measured slow-down
+
+
+def test_a_measured_slow_down_is_held_until_the_next_value_and_wrapped(lab, tmp_path):
+    """Factors 1, 3, 2 at 5, 6 and 8 s: three samples that last 1, 2 and (as the median) 1.5 s."""
+    path = tmp_path / "load.csv"
+    path.write_text("t_s,cpu\n5,1\n6,3\n8,2\n")
+    factor = read_slow_down(path, "cpu").draw(lab.Chosen(0.5), 10, 0.5)
+    assert factor.tolist() == [1, 3, 3, 3, 3, 2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("t_s\n1\n2\n", r"has the columns t_s; it needs t_s \(seconds\) and slow_down \(a factor\)"),
+        ("t_s,slow_down\n1,2\n", "at least two"),
+        ("t_s,slow_down\n1,2\n1,2\n", "rising"),
+        ("t_s,slow_down\n1,2\n2,0.5\n", "from 1 on"),
+        ("t_s,slow_down\n1,2\n2,nan\n", "finite"),
+        ("t_s,slow_down\n1,2\n2,\n", "cannot read"),
+    ],
+)
+def test_a_bad_slow_down_trace_is_refused_with_its_name(tmp_path, content, words):
+    path = tmp_path / "mine.csv"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_slow_down(path)
+    assert str(path) in str(caught.value)

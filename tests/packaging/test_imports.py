@@ -24,6 +24,7 @@ LAYER_OF = {
     "files": "base",
     "options": "base",
     "bench_cli": "cli",
+    "benchmark_cli": "cli",
     "channel_cli": "cli",
     "evaluate_cli": "cli",
     "export_cli": "cli",
@@ -32,6 +33,7 @@ LAYER_OF = {
     "measure_cli": "cli",
     "plan_cli": "cli",
     "profile_cli": "cli",
+    "replay_cli": "cli",
     "cli": "cli",
 }
 

@@ -140,6 +140,27 @@ def test_the_edge_tells_how_long_a_request_waited(readings):
     assert (readings[tm.EDGE_WAIT_S], readings[tm.EDGE_WAIT_AT]) == (0.004, 8.0)
 
 
+def test_what_the_edge_broadcasts_is_kept_with_the_time_it_was_sent(readings):
+    tm.edge_told(readings, 3.0, 0.25)
+    tm.edge_told(readings, 4.0, 0.0)
+    assert (readings[tm.EDGE_QUEUE_S], readings[tm.EDGE_QUEUE_AT]) == (0.0, 4.0)
+    assert readings[tm.EDGE_WAIT_AT] == tm.NEVER  # no reply has come
+
+
+def test_a_segment_lies_ready_until_a_plan_asks_for_another(readings):
+    seen = []
+    for unit in (-1, 2, -1, 0):
+        tm.loads(readings, unit)
+        seen.append(readings[tm.UNIT])
+    assert seen == [tm.NEVER, 2.0, 2.0, 0.0]
+
+
+def test_a_deadline_is_that_of_the_latest_request(readings):
+    for deadline_s in (0.1, 0.4):
+        tm.due(readings, deadline_s)
+    assert readings[tm.DEADLINE_S] == 0.4
+
+
 def test_stages_may_report_in_any_order(readings):
     """Functions of different stages change different readings."""
     other = tm.fresh()

@@ -1,0 +1,42 @@
+# noqa: INP001 - a script, no module
+"""Draws docs/daemon.md's table of settings and docs/daemon.schema.json from the code: `python docs/figures/daemon.py` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from cutlayer.runtime import config, service
+from cutlayer.runtime.messages import Decision
+
+PAGE = Path(__file__).parents[1] / "daemon.md"
+SCHEMA = Path(__file__).parents[1] / "daemon.schema.json"
+BEGIN, END = "<!-- settings -->\n", "<!-- end -->"
+
+
+def drawn(page: str) -> str:
+    """The page with its table as the code has it now."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    rows = "".join(f"| `{name}` | `{default}` | {words} |\n" for name, default, words in config.rows())
+    return before + begin + "| key | default | |\n|---|---|---|\n" + rows + end + after
+
+
+def schema() -> bytes:
+    """A JSON Schema of each message and of a decision."""
+    kinds = (*get_args(service.Message), Decision)
+    _, components = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Messages of cutlayerd",
+        "oneOf": [{"$ref": f"#/$defs/{kind.__name__}"} for kind in get_args(service.Message)],
+        "$defs": components,
+    }
+    return msgspec.json.format(msgspec.json.encode(whole), indent=1) + b"\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    SCHEMA.write_bytes(schema())
