@@ -41,8 +41,9 @@ check: $(STAMP) ## lint, formatting and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## measure the two simulation engines
+bench: $(STAMP) ## measure the two simulation engines, and compare their records in 20,000 random worlds
 	$(BIN)/cutlayer bench engines $(BENCH_ARGS)
+	CUTLAYER_WORLDS=20000 $(BIN)/pytest -q tests/envs/engines/test_agreement.py
 
 benchmark: $(STAMP) ## run every policy on every world and draw docs/benchmark.md; hours, goes on where it was cut off
 	$(BIN)/cutlayer benchmark -o runs/benchmark --page docs/benchmark.md $(BENCHMARK_ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -18,8 +19,11 @@ from cutlayer.profiles.cost import deadline
 from cutlayer.profiles.energy import Radio
 
 
+WORLDS = int(os.environ.get("CUTLAYER_WORLDS", "500"))  # `make bench` asks for 20,000
+
+
 @given(st.data())
-@settings(max_examples=500)
+@settings(max_examples=WORLDS)
 def test_reference_kernel_and_a_one_clock_world_make_the_same_records(lab, one_clock, data):
     """Whatever is switched on or off, in any combination."""
     world = lab.switched(data)
