@@ -18,7 +18,6 @@ from cutlayer.envs.streams import draw
 from cutlayer.profiles.cost import deadline
 from cutlayer.profiles.energy import Radio
 
-
 WORLDS = int(os.environ.get("CUTLAYER_WORLDS", "500"))  # `make bench` asks for 20,000
 
 
