@@ -48,8 +48,9 @@ COVARIANCE = DRIFT + DRIFTS  # rows one after another
 BELIEF = COVARIANCE + DRIFTS * DRIFTS
 # --- the state: the belief that is shown, the one that is kept, and what was taken up
 SHOWN, KEPT = 0, BELIEF
-SEEN_END, SEEN_ARRIVAL, BURST = range(2 * BELIEF, 2 * BELIEF + 3)  # end of the last transfer, last arrival, chance of a burst
-_SHARE = 2 * BELIEF + 3  # scratch: how much of each drift's start is in its mean over a transfer
+# End of the last transfer, last arrival, chance of a burst; bytes that the last plan sends, which who decides writes down.
+SEEN_END, SEEN_ARRIVAL, BURST, LAST_BYTES = range(2 * BELIEF, 2 * BELIEF + 4)
+_SHARE = 2 * BELIEF + 4  # scratch: how much of each drift's start is in its mean over a transfer
 _CROSS = _SHARE + DRIFTS  # scratch: covariance of each drift's end with the mean over a transfer
 _MOVED_CROSS = _CROSS + DRIFTS  # scratch: the part of it that comes of what moves, and of the variance at the end; 0 without jumps
 _MOVED = _MOVED_CROSS + DRIFTS
@@ -298,6 +299,7 @@ def _weigh_cases(
     lengths_s: of the first, each inner and the last step; turns: chances to be blocked and to open.
     """
     first_s, step_s, last_s = lengths_s
+    blocked_sd = math.hypot(numbers[BLOCKED_SD], numbers[NOISE_SD])
     rate, blocked_rate = math.exp(log_rate), math.exp(numbers[BLOCKED_LOG])
     total, total_blocked, total_open, missed, squared, end_blocked = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for case in range(4):
@@ -319,8 +321,8 @@ def _weigh_cases(
                 share = open_s / took_s if took_s > 0.0 else float(last)
                 miss = 0.0
                 if share <= 0.0:
-                    away = (log_rate - numbers[BLOCKED_LOG]) / numbers[BLOCKED_SD]
-                    weight *= math.exp(-0.5 * away * away) / numbers[BLOCKED_SD]
+                    away = (log_rate - numbers[BLOCKED_LOG]) / blocked_sd
+                    weight *= math.exp(-0.5 * away * away) / blocked_sd
                 else:
                     open_rate = (rate - (1.0 - share) * blocked_rate) / share
                     if open_rate <= 0.0:

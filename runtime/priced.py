@@ -56,12 +56,13 @@ NUMBERS = PROBE + 1
     DEADLINE_AT,  # when it is due, less the reserve
     LINK_FROM, QUEUED_BYTES,  # from then on the link carries these before ours
     FREE_BY,  # by then whatever is queued was given up
+    LAST_BYTES,  # what the request before ours sends, if it is still on the device: nothing of it before ours begins there
     LATENCY_PER_S, LATENCY_TIMEOUT_S,  # of the objective, at this request's deadline
     PRICE_PER_WORK_S, PRICE_PER_J, BONUS,
     RUNNING_UNIT,  # the segment that will lie ready
     SLOW_CASES, WAIT_COUNT,
-) = range(15)  # fmt: skip
-SLOW = 15  # of each case: chance, slow-down, device time before our work begins
+) = range(16)  # fmt: skip
+SLOW = 16  # of each case: chance, slow-down, device time before our work begins
 WAIT = SLOW + 9  # of each case: chance, wait at the edge
 MOMENT = WAIT + 2 * (WAIT_CASES + 1)
 
@@ -195,6 +196,7 @@ def look(
     backlog_s = 0.0
     for i in range(int(moment[SLOW_CASES])):
         backlog_s += moment[SLOW + 3 * i] * moment[SLOW + 3 * i + 2]
+    moment[LAST_BYTES] = min(state[filters.LAST_BYTES], moment[QUEUED_BYTES]) if backlog_s > 0.0 else 0.0
     dearer = 1.0 + numbers[BACKLOG_PRICE] * backlog_s / numbers[DEADLINE_S] + numbers[BURST_PRICE] * state[filters.BURST]
     moment[PRICE_PER_WORK_S] = numbers[DEVICE_PRICE] * dearer
     moment[PRICE_PER_J] = numbers[JOULE_PRICE]
@@ -315,14 +317,14 @@ def sent_worth(
     per_j = numbers[PER_J] + moment[PRICE_PER_J]
     worth: Number = 0.0 * ready_s
     if numbers[ENFORCED] > 0.0:
-        chance = delivered(ready_s, np.minimum(moment[DEADLINE_AT] - rest_s, moment[GIVE_UP_AT]), wire_bytes, moment, ahead)
+        chance = delivered(before_s, ready_s, np.minimum(moment[DEADLINE_AT] - rest_s, moment[GIVE_UP_AT]), wire_bytes, moment, ahead)
         worth = chance * accuracy - (1.0 - chance) * numbers[LATE_PENALTY]
         if moment[LATENCY_PER_S] == 0.0 and per_j == 0.0:
             return worth
-    sent = delivered(ready_s, moment[GIVE_UP_AT] + 0.0 * ready_s, wire_bytes, moment, ahead)
+    sent = delivered(before_s, ready_s, moment[GIVE_UP_AT] + 0.0 * ready_s, wire_bytes, moment, ahead)
     if numbers[ENFORCED] == 0.0:
         worth = sent * accuracy + (1.0 - sent) * fallback_accuracy
-    sent_s, air_s = sending(ready_s, wire_bytes, moment, ahead)
+    sent_s, air_s = sending(before_s, ready_s, wire_bytes, moment, ahead)
     if moment[LATENCY_PER_S] > 0.0:
         latency_s = sent * (sent_s + rest_s) + (1.0 - sent) * (moment[GIVE_UP_AT] + fallback_s * slow) - moment[NOW]
         worth = worth - moment[LATENCY_PER_S] * np.minimum(latency_s, moment[LATENCY_TIMEOUT_S])
@@ -331,16 +333,22 @@ def sent_worth(
     return result
 
 
-def delivered(ready_s: Number, end_s: Number, wire_bytes: Number, moment: Sequence[float], ahead: Sequence[float]) -> Number:
-    """Chance that a transfer is through by `end_s`: the link must carry it from `ready_s` on, and what is queued before it as well.
+def delivered(
+    before_s: Number, ready_s: Number, end_s: Number, wire_bytes: Number, moment: Sequence[float], ahead: Sequence[float]
+) -> Number:
+    """Chance that a transfer is through by `end_s`: the link must carry it from `ready_s` on, what is queued before it as well from now
+    on, and what is still on the device from `before_s` after now on.
 
-    Both windows end together, so the chance of both is nearly that of the rarer. What is queued may also be given up in time.
+    All windows end together, so the chance of all is nearly that of the rarest. What is queued may also be given up in time.
     """
     chance = forecasts.in_time(ahead, ready_s, end_s, wire_bytes)
     if moment[QUEUED_BYTES] == 0.0:
         return chance
     with_queue = forecasts.in_time(ahead, moment[LINK_FROM] + 0.0 * ready_s, end_s, wire_bytes + moment[QUEUED_BYTES])
     both: Number = np.minimum(chance, with_queue)
+    if moment[LAST_BYTES] > 0.0:
+        with_last = forecasts.in_time(ahead, moment[NOW] + before_s, end_s, wire_bytes + moment[LAST_BYTES])
+        both = np.minimum(both, with_last)
     if moment[FREE_BY] >= moment[DEADLINE_AT]:
         return both
     after = forecasts.in_time(ahead, np.maximum(ready_s, moment[FREE_BY]), end_s, wire_bytes)
@@ -348,7 +356,9 @@ def delivered(ready_s: Number, end_s: Number, wire_bytes: Number, moment: Sequen
     return best
 
 
-def sending(ready_s: Number, wire_bytes: Number, moment: Sequence[float], ahead: Sequence[float]) -> tuple[Number, Number]:
+def sending(
+    before_s: Number, ready_s: Number, wire_bytes: Number, moment: Sequence[float], ahead: Sequence[float]
+) -> tuple[Number, Number]:
     """Expected end of a transfer, at most the give-up time, and its expected time on air."""
     place = np.minimum(np.maximum((ready_s - ahead[forecasts.NEAR_S]) * ahead[forecasts.PER_S], 0.0), 1.0)
     mean = forecasts.along(ahead, forecasts.MEAN, place)
@@ -356,7 +366,11 @@ def sending(ready_s: Number, wire_bytes: Number, moment: Sequence[float], ahead:
     end_s, air_s = 0.0 * ready_s, 0.0 * ready_s
     for share, node in _NODES:
         rate_bps = np.exp(mean + node * sd)
-        begin_s = np.maximum(ready_s, np.minimum(moment[LINK_FROM] + 8.0 * moment[QUEUED_BYTES] / rate_bps, moment[FREE_BY]))
+        free_s = np.maximum(
+            moment[LINK_FROM] + 8.0 * moment[QUEUED_BYTES] / rate_bps,
+            (moment[NOW] + before_s + 8.0 * moment[LAST_BYTES] / rate_bps) * (moment[LAST_BYTES] > 0.0),
+        )
+        begin_s = np.maximum(ready_s, np.minimum(free_s, moment[FREE_BY]))
         through_s = np.minimum(begin_s + 8.0 * wire_bytes / rate_bps, moment[GIVE_UP_AT])
         end_s = end_s + share * through_s
         air_s = air_s + share * np.maximum(through_s - begin_s, 0.0)
@@ -419,6 +433,7 @@ class Priced:
         priced = self._expected() - price(self._columns[0], self._columns[1], self._columns[4], numbers, moment)
         priced = priced[self._order]
         plan = int(self._order[np.argmax(priced >= priced.max() - TIE)])
+        self._state[filters.LAST_BYTES] = float(self._columns[1][plan])
         if numbers[SAFETY] > 0.0:  # the reserve is for choosing, not a part of what is expected
             moment[DEADLINE_AT] = moment[DUE_AT]
             self._expected()
@@ -448,9 +463,10 @@ class Priced:
         work_s, wire_bytes, edge_s = (float(column[plan]) for column in self._columns[:3])
         latency_s = 0.0
         for chance, factor, before_s in slow.tolist():
-            ready_s = before_s + float(loading_s(self._unit[plan], self._load_s[plan], self._moment)) + work_s * factor
+            begin_s = before_s + float(loading_s(self._unit[plan], self._load_s[plan], self._moment))
+            ready_s = begin_s + work_s * factor
             if wire_bytes > 0.0:
-                sent_s, _ = sending(self._moment[NOW] + ready_s, wire_bytes, self._moment, self._ahead)
+                sent_s, _ = sending(begin_s, self._moment[NOW] + ready_s, wire_bytes, self._moment, self._ahead)
                 ready_s = float(sent_s) - self._moment[NOW] + edge_s + self._numbers[filters.LATE_S] + self._numbers[RETURN_S]
                 ready_s += float(wait[:, 0] @ wait[:, 1])
             latency_s += chance * ready_s

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutlayer.agents.bayes import compiled, tuning
-from cutlayer.agents.bayes.fit import SURE_SD
+from cutlayer.agents.bayes.fit import LEVEL_SD, SURE_SD
 from cutlayer.agents.bayes.rollouts import plan_episodes
 from cutlayer.agents.episodes import TUNING
 from cutlayer.agents.evaluate import Result
@@ -99,7 +99,7 @@ def exact(scenario: Scenario) -> Parameters:
         unblock, share = min(1.0, slot_s / channel.bad_s), channel.bad_s / (channel.good_s + channel.bad_s)
         link = Link(
             channel.good_bps, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), SURE_SD, min(1.0, unblock * share / (1.0 - share)), unblock,
-            max(channel.bad_bps, tm.SLOWEST_BPS), SURE_SD, slot_s,
+            max(channel.bad_bps, tm.SLOWEST_BPS), LEVEL_SD, slot_s,
         )  # fmt: skip
     else:
         must(isinstance(channel, Cellular) and channel.drive_spread == channel.outage_share == 0.0, "its link is of another kind")

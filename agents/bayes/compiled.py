@@ -34,7 +34,7 @@ _loading_s = priced.loading_s
 advance, _tell_rate, _tell_more = batch._advance, batch._tell_rate, batch._tell_more  # noqa: SLF001 - as said
 _numbers_of = batch.numbers_of
 _reset, _after_gap, _reward = filters.reset, filters.after_gap, cost.reward
-MOMENT, FORECAST, STATE, TIE = priced.MOMENT, forecasts.FORECAST, filters.STATE, priced.TIE
+MOMENT, FORECAST, STATE, LAST_BYTES, TIE = priced.MOMENT, forecasts.FORECAST, filters.STATE, filters.LAST_BYTES, priced.TIE
 SLOW, SLOW_CASES, WAIT, WAIT_COUNT = priced.SLOW, priced.SLOW_CASES, priced.WAIT, priced.WAIT_COUNT
 WORK_S, WIRE_BYTES, EDGE_WORK_S, ACCURACY = kernel.WORK_S, kernel.WIRE_BYTES, kernel.EDGE_WORK_S, kernel.ACCURACY
 DEVICE_J, FALLBACK_S, FALLBACK_ACCURACY, FALLBACK_J = kernel.DEVICE_J, kernel.FALLBACK_S, kernel.FALLBACK_ACCURACY, kernel.FALLBACK_J
@@ -176,6 +176,7 @@ def _play(
             _believe(state, numbers, sizes, readings, now, acked)
             _look(state, numbers, readings, now, acked, moment, ahead)
             plan = best(table, loads, order, rank, numbers, moment, ahead, worth)
+            state[LAST_BYTES] = table[plan, WIRE_BYTES]
             i = k & mask
             step(
                 plan, now, table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, extra,

@@ -34,7 +34,8 @@ FEWEST_OUTAGES = 1e-3
 # Two levels explain the logarithm of the rate if they leave at most this share of its variance; a normal distribution, cut in
 # the best place, leaves 1 - 2/pi = 0.36.
 LEFT_BY_LEVELS = 0.05
-SURE_SD = 0.02  # deviation of a level that does not vary: rounding
+SURE_SD = 0.02  # deviation of a measured logarithm; a link that varies less does not vary
+LEVEL_SD = 1e-3  # of a blocked link that always carries the same: rounding
 DRIVE_MEMORY_S = 1e4  # what differs between drives stays for all of an episode
 # Measured drives are few; how others differ from them is no measurement. Our choice: by a factor of two.
 DRIVE_SD = math.log(2.0)
@@ -87,7 +88,7 @@ def link_of(rates_bps: Sequence[NDArray[np.float64]], slot_s: float) -> Link:
         block=(entered + 1) / (open_slots + 2),
         unblock=(left + 1) / (shut_slots + 2),
         blocked_bps=math.exp(float(shut_log.mean())),
-        blocked_sd=max(SURE_SD, float(shut_log.std())),
+        blocked_sd=max(LEVEL_SD, float(shut_log.std())),
     )
 
 

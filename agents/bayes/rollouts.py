@@ -30,7 +30,7 @@ MOMENT, TIE, FORECAST, F_STATE, NEVER = rule.MOMENT, rule.TIE, forecasts.FORECAS
 AT, BLOCKED, DRIFT, COVARIANCE, DRIFTS, BELIEF = (
     filters.AT, filters.BLOCKED, filters.DRIFT, filters.COVARIANCE, filters.DRIFTS, filters.BELIEF
 )  # fmt: skip
-BURST, LOG_RATE, SD, FORGET_PER_S = filters.BURST, filters.LOG_RATE, filters.SD, filters.FORGET_PER_S
+LAST_BYTES, BURST, LOG_RATE, SD, FORGET_PER_S = filters.LAST_BYTES, filters.BURST, filters.LOG_RATE, filters.SD, filters.FORGET_PER_S
 BLOCK, UNBLOCK, B_LOG = filters.BLOCK, filters.UNBLOCK, filters.BLOCKED_LOG
 CALM_PER_S, BURST_PER_S, END_CALM, END_BURST = filters.CALM_PER_S, filters.BURST_PER_S, filters.END_CALM_PER_S, filters.END_BURST_PER_S
 BACKLOG_S, RUNNING_SINCE, RUNNING_S, LAST_ARRIVAL, GAP = tm.BACKLOG_S, tm.RUNNING_SINCE, tm.RUNNING_S, tm.LAST_ARRIVAL, tm.GAP
@@ -328,6 +328,7 @@ def _roll_out(
             _copy(start_state, world, STATE)
             _copy(state, belief, len(state))
             _copy(readings, read, len(readings))
+            belief[LAST_BYTES] = table[chosen[i], WIRE_BYTES]
             for j in range(count):
                 for column in range(TRANSFER):
                     transfers[j, column] = start_transfers[j, column]
@@ -346,6 +347,7 @@ def _roll_out(
                     _tell(belief, numbers, at, rate[0, min(int((at - base_s) / slot_s), slots - 1)])
                 _look(belief, numbers, read, at, acked, moment, ahead)
                 plan = _best(table, loads, order, rank, numbers, moment, ahead, worth)
+                belief[LAST_BYTES] = table[plan, WIRE_BYTES]
                 moment[DEADLINE_AT] = moment[DUE_AT]
                 earned[i] += _expected_worth(plan, table, loads, numbers, moment, ahead)
                 if held == MOST_TRANSFERS:
@@ -441,7 +443,7 @@ def plan_episodes(
                 )  # fmt: skip
                 plan = chosen[np.argmax(values)]
             step(plan, now, table, parameters, episode, rate, carried, slow_down, job_arrival, job_work, job_bound, None, world, rows[0, k])
-            made[0, k] = plan
+            made[0, k], state[LAST_BYTES] = plan, table[plan, WIRE_BYTES]
             tm.decided(readings, table[plan, WORK_S], table[plan, WIRE_BYTES])
             places[0, REQUEST] = k + 1
             plans[episode, k], latency_s[episode, k] = plan, rows[0, k, R_FINISH] - now

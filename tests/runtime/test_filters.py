@@ -74,7 +74,7 @@ def likelihood(path, link, seen):
         share = carried(path, link, start_s, end_s)[1]
         last = path[math.floor(end_s / link.step_s)]
         if share == 0.0:
-            chance *= normal(math.log(rate / link.blocked_bps), link.blocked_sd)
+            chance *= normal(math.log(rate / link.blocked_bps), math.hypot(link.blocked_sd, link.noise_sd))
             open_rate = link.median_bps
         else:
             open_rate = (rate - (1.0 - share) * link.blocked_bps) / share
@@ -239,7 +239,7 @@ def test_outages_and_drift_together_are_those_of_many_particles(seed):
         rate = float(mean_rate(link, true_open, true_logs, start, end)[0]) * math.exp(rng.normal(0.0, link.noise_sd))
         guess = mean_rate(link, opened, logs, start, end)
         never_open = ~opened[:, start:end].any(axis=1)
-        sd = np.where(never_open, link.blocked_sd, link.noise_sd)
+        sd = np.where(never_open, math.hypot(link.blocked_sd, link.noise_sd), link.noise_sd)
         weight += -0.5 * (np.log(rate / guess) / sd) ** 2 - np.log(sd)
         seen.append((start * link.step_s, end * link.step_s - 1e-9, rate / 8 * (end - start) * link.step_s))
         state = learn(link, seen)

@@ -15,9 +15,10 @@ from cutlayer.envs.channels import Cellular, GilbertElliott
 from cutlayer.envs.simulation import Simulation
 from cutlayer.envs.streams import draw
 from cutlayer.profiles.cost import Path, deadline, energy, expected_latency_s, linear
+from cutlayer.runtime import filters
 from cutlayer.runtime import telemetry as tm
 from cutlayer.runtime.filters import Aging, Link
-from cutlayer.runtime.priced import Device, Edge, Loads, Parameters, Priced, Prices
+from cutlayer.runtime.priced import Device, Edge, Loads, Parameters, Priced, Prices, delivered, sending
 from cutlayer.runtime.rules import Greedy, estimate
 
 NEVER_S = 1e12  # a memory that never fades
@@ -52,6 +53,7 @@ def test_without_prices_and_doubts_it_is_the_greedy_rule(plans, objective, queue
     for _ in range(100):
         readings, now_s = told(rng, queue=queue)
         now = estimate(readings, now_s, 0.0)
+        rule.begin()  # what it chose before is not in these readings
         plan, latency_s, reward = rule.choose(readings, now_s, 0.0)
         assert plan == greedy.choose(now)[0]
         assert latency_s == pytest.approx(expected_latency_s(plans, path, now)[plan], abs=1e-9)
@@ -212,3 +214,20 @@ def test_parameters_travel_as_json():
     assert msgspec.json.decode(data, type=Parameters) == everything
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
         msgspec.json.decode(data.replace(b'"prices"', b'"costs"'), type=Parameters)
+
+
+def test_what_is_still_on_the_device_is_not_sent_before_it_is_ready():
+    """A certain link of 1 Mb/s, and a transfer of 5 kB behind 30 ms of work: ours waits for both, although the link is idle now."""
+    link = Link(1e6, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    scenario = scenarios.make("camera")
+    rule = Priced(scenario.plans, Path(rtt_s=0.0), deadline(0.1), Parameters(link, 0.02))
+    readings = tm.fresh()
+    tm.arrived(readings, 1.0)
+    tm.decided(readings, 0.03, 5000.0)
+    rule.begin()
+    rule._state[filters.LAST_BYTES] = 5000.0
+    rule.choose(readings, 1.0, 0.0)
+    chance = [float(delivered(0.03, 1.03, 1.03 + end_s, 1000.0, rule._moment, rule._ahead)) for end_s in (0.047, 0.049)]
+    assert chance == [pytest.approx(0.0, abs=1e-6), pytest.approx(1.0, abs=1e-6)], "48 ms for 6 kB, from 30 ms on"
+    end_s, air_s = sending(0.03, 1.03, 1000.0, rule._moment, rule._ahead)
+    assert (float(end_s), float(air_s)) == (pytest.approx(1.078), pytest.approx(0.008))
