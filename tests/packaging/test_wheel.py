@@ -21,10 +21,6 @@ import cutlayer
 
 FOLDERS = ("agents", "envs", "profiles", "runtime")
 
-NOT_PINNED = {
-    "ray": "a worker takes the version of its cluster",
-}
-
 # Needed by a CUDA build of torch alone, which pins them itself; constraints.txt is made with the CPU build.
 ACCELERATOR = re.compile(r"(nvidia|cuda|triton|pytorch-triton)\b")
 
@@ -137,9 +133,6 @@ def test_pins_are_exact_and_name_no_place(versions):
 def test_every_direct_dependency_is_pinned_to_a_version_it_allows(project, versions):
     for requirement in _direct(project):
         name = canonicalize_name(requirement.name)
-        if name in NOT_PINNED:
-            assert name not in versions, f"constraints.txt pins {name}, but {NOT_PINNED[name]}"
-            continue
         assert name in versions, f"pyproject.toml asks for {requirement}, constraints.txt has no line {name}==VERSION"
         version = _version(versions[name])
         assert requirement.specifier.contains(version), f"pyproject.toml asks for {requirement}, constraints.txt pins {version}"
@@ -147,7 +140,7 @@ def test_every_direct_dependency_is_pinned_to_a_version_it_allows(project, versi
 
 def test_every_transitive_dependency_is_pinned(project, versions):
     """Follows what the installed distributions ask for, on this machine's Python and platform."""
-    todo = [(requirement, "pyproject.toml") for requirement in _direct(project) if requirement.name not in NOT_PINNED]
+    todo = [(requirement, "pyproject.toml") for requirement in _direct(project)]
     seen = set()
     while todo:
         requirement, asked_by = todo.pop()
