@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cutlayer.agents.drives import DRIVES
 from cutlayer.envs import scenarios
-from cutlayer.envs.channels import Channel, fitted, replay
+from cutlayer.envs.channels import Channel, replay
 from cutlayer.profiles import images
 
 if TYPE_CHECKING:
@@ -64,16 +65,15 @@ def find(image_count: int) -> Inputs:
     return Inputs(train_channel, test_channel, traces, None, f"generated: smooth random fields without meaning (no images under {data})")
 
 
-def on_drives(scenario: Scenario, side: Literal["train", "test"]) -> Scenario:
-    """A trace-driven scenario on its measured drives where they are at hand, with the drives' names in `inputs`; any other as it is.
+def on_drives(scenario: Scenario, side: Literal["train", "test", "elsewhere"]) -> Scenario:
+    """A trace-driven scenario on the measured drives of one side where they are at hand, with their names in `inputs`; any other as it is.
 
-    The two sides share no drive; which is which stands in `envs.channels.fitted.SETS`.
+    No drive is on two sides; which is where stands in `agents.drives`.
     """
-    if scenario.name not in scenarios.DRIVES:
+    if scenario.name not in DRIVES:
         return scenario
-    drives = fitted.SETS[scenarios.DRIVES[scenario.name]]
-    paths = [folder() / name for name in (drives.drives if side == "train" else drives.held_out)]
+    paths = [folder() / name for name in getattr(DRIVES[scenario.name], side)]
     if not all(path.exists() for path in paths):
         return scenario
-    names = ", ".join(path.stem for path in paths)
-    return dataclasses.replace(scenario, channel=replay(paths), inputs=f"real: {names}")
+    channel = replay(paths)
+    return dataclasses.replace(scenario, channel=channel, inputs=f"real: {', '.join(channel.names)}")

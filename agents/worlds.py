@@ -2,7 +2,7 @@
 
 NAME                    a scenario, judged on held-out episodes, on drives that none trained on where drives are at hand
 drifting                a link and a device load that both drift: the world of the joint-optimisation papers
-NAME+elsewhere          the same on drives of another campaign, in other places: neither rules nor learners are tuned on it
+NAME+elsewhere          the same on drives of another radio: neither rules nor learners are tuned on it
 NAME+slow-device        the same on a device that takes half as long again for everything: rules get its plan table and are tuned
                         on it, learners see it only in the scale of their features and are not trained anew
 """
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cutlayer.agents import inputs
+from cutlayer.agents.drives import DRIVES
 from cutlayer.envs import scenarios
-from cutlayer.envs.channels import Cellular, replay
+from cutlayer.envs.channels import Cellular
 from cutlayer.envs.workload import DriftingSlowDown, Periodic
 from cutlayer.errors import ConfigError, nearest
 from cutlayer.profiles.cost import deadline
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 DRIFTING, ELSEWHERE, SLOW_DEVICE = "drifting", "elsewhere", "slow-device"
 VARIANTS = {
     "": "",
-    ELSEWHERE: "Here on drives of another campaign, which no rule and no learner was tuned on.",
+    ELSEWHERE: "Here on drives of another radio, which no rule and no learner was tuned on.",
     SLOW_DEVICE: "Here on a device half as slow again; rules are tuned on it, learners are not trained anew.",
 }
 SLOWER = 1.5  # our choice: beyond the spread of derived devices over networks (1.21, `profiles.derived`)
@@ -46,30 +47,9 @@ class World:
     training: Scenario
 
 
-@dataclass(frozen=True, slots=True)
-class Campaign:
-    """Drives by others: a pattern in the folder of real inputs, the column that holds the rate, and who measured them."""
-
-    pattern: str
-    column: str
-    source: str
-
-
-CAMPAIGNS = {
-    "lte-uplink": Campaign(
-        "trace_lte_nyumets/dev/d1_*.csv",
-        "tput_mbps",
-        "Mei et al., PAM 2019: buses, subways and cars in New York, a sample a second, direction not stated",
-    ),
-    "nsa-uplink": Campaign(
-        "trace_cell_imc23/dev/*_ul_*.csv",
-        "ul_mbps",
-        "Ghoshal et al., IMC 2023: two carriers, LTE and 5G, standing in cities of the US, bins of 100 ms",
-    ),
-}
 # The benchmark's, in its order: what is known already first.
 WORLDS = (
-    *scenarios.SCENARIOS, DRIFTING, *(f"{name}+{ELSEWHERE}" for name in CAMPAIGNS), f"bursty-deadline+{SLOW_DEVICE}",
+    *scenarios.SCENARIOS, DRIFTING, *(f"{name}+{ELSEWHERE}" for name in DRIVES), f"bursty-deadline+{SLOW_DEVICE}",
 )  # fmt: skip
 
 
@@ -88,7 +68,7 @@ def make(name: str) -> World:
     if variant == SLOW_DEVICE:
         slow = dataclasses.replace(judged, name=name, plans=slower(judged.plans))
         return World(name, slow, dataclasses.replace(training, plans=slow.plans), training)
-    if variant == ELSEWHERE and base in CAMPAIGNS:
+    if variant == ELSEWHERE and base in DRIVES:
         return World(name, elsewhere(judged, name), training, training)
     raise ConfigError(f"unknown world {name!r}; {nearest(name, WORLDS)}known: {', '.join(WORLDS)}, and a scenario with +{SLOW_DEVICE}")
 
@@ -119,17 +99,16 @@ def drifting() -> Scenario:
 
 
 def elsewhere(scenario: Scenario, name: str) -> Scenario:
-    """The scenario on another campaign's drives.
+    """The scenario on drives of a radio that nobody trains on.
 
     Raises:
         ConfigError: they are not at hand.
     """
-    campaign = CAMPAIGNS[scenario.name]
-    paths = sorted(inputs.folder().glob(campaign.pattern))
-    if not paths:
-        raise ConfigError(f"{name} needs drives {campaign.pattern} under {inputs.folder()}; set CUTLAYER_DATA to the folder of the data")
-    channel = replay(paths, column=campaign.column)
-    return dataclasses.replace(scenario, name=name, channel=channel, inputs=f"real: {len(paths)} drives, {campaign.source}")
+    sides, found = DRIVES[scenario.name], inputs.on_drives(scenario, "elsewhere")
+    if found is scenario:
+        wanted = sides.elsewhere[0]
+        raise ConfigError(f"{name} needs drives such as {wanted} under {inputs.folder()}; set CUTLAYER_DATA to the folder of the data")
+    return dataclasses.replace(found, name=name, inputs=f"{found.inputs} ({sides.elsewhere_of})")
 
 
 def slower(plans: PlanTable, times: float = SLOWER) -> PlanTable:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # What the end of a column's name says of its values.
 RATE_UNITS = {"_bps": 1.0, "_kbps": 1e3, "_mbps": 1e6, "_gbps": 1e9}
 TIME_UNITS = {"_s": 1.0, "_ms": 1e-3}
+# Where none is named, the first of these that a file has. The second says nothing of the direction: who replays it as an uplink says so.
+RATE_COLUMNS = ("ul_mbps", "tput_mbps")
 # An opportunity to deliver carries this many bytes (mm-link(1): "the ability to deliver 1500 bytes").
 PACKET_BYTES = 1500
 # Twelve days in bins of 100 ms: what claims to be longer is another file.
@@ -61,8 +63,10 @@ def _unit(path: Path, column: str, units: dict[str, float]) -> float:
     return units[max(ends, key=len)]
 
 
-def read_trace(path: Path, column: str = "ul_mbps", time_column: str = "t_s") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def read_trace(path: Path, column: str | None = None, time_column: str = "t_s") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Times (s, from 0) and rates (b/s) of two columns of a CSV, whose names end in their units; empty rates are left out.
+
+    Without `column` the rate is the first of `RATE_COLUMNS` that is there.
 
     Raises:
         ConfigError: the file is missing, a column or its unit is, or a value is no number, negative, or out of order.
@@ -71,10 +75,12 @@ def read_trace(path: Path, column: str = "ul_mbps", time_column: str = "t_s") ->
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"cannot read trace {path}: {error}; give a CSV with the columns {time_column} and {column}") from error
-    if not rows or time_column not in rows[0] or column not in rows[0]:
+        raise ConfigError(f"cannot read trace {path}: {error}; give a CSV with the columns {_asked(column, time_column)}") from error
+    wanted = [name for name in ((column,) if column else RATE_COLUMNS) if rows and name in rows[0]]
+    if not wanted or time_column not in rows[0]:
         have = ", ".join(map(str, rows[0])) if rows else "nothing"
-        raise ConfigError(f"trace {path} has the columns {have}; it needs {time_column} (time) and {column} (rate)")
+        raise ConfigError(f"trace {path} has the columns {have}; it needs {_asked(column, time_column)}")
+    column = wanted[0]
     second, bit_per_s = _unit(path, time_column, TIME_UNITS), _unit(path, column, RATE_UNITS)
     kept: list[tuple[float, float]] = []
     for line, row in enumerate(rows, start=2):
@@ -91,6 +97,10 @@ def read_trace(path: Path, column: str = "ul_mbps", time_column: str = "t_s") ->
             f"trace {path} needs at least two rows with rising {time_column} and values of {column} that are finite and not negative"
         )
     return times - times[0], rates
+
+
+def _asked(column: str | None, time_column: str) -> str:
+    return f"{time_column} (time) and {column or ' or '.join(RATE_COLUMNS)} (rate)"
 
 
 def read_mahimahi(path: Path, bin_s: float = 0.1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -128,15 +138,15 @@ def _short(error: Exception) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def read(path: Path, column: str = "ul_mbps", time_column: str = "t_s") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def read(path: Path, column: str | None = None, time_column: str = "t_s") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Times and rates of a file by its name: `.csv` by named columns, anything else as a packet trace."""
     return read_trace(path, column, time_column) if path.suffix.lower() == ".csv" else read_mahimahi(path)
 
 
-def replay(paths: Iterable[Path], column: str = "ul_mbps", time_column: str = "t_s") -> Trace:
+def replay(paths: Iterable[Path], column: str | None = None, time_column: str = "t_s") -> Trace:
     """Replay of the files at `paths`; raises as `read` does, and ConfigError without any file."""
     files = sorted(paths)
     if not files:
-        raise ConfigError(f"no trace files given; name at least one CSV with the columns {time_column} and {column}, or a packet trace")
+        raise ConfigError(f"no trace files given; name at least one CSV with the columns {_asked(column, time_column)}, or a packet trace")
     drives = [read(path, column, time_column) for path in files]
     return Trace(tuple(path.stem for path in files), tuple(t for t, _ in drives), tuple(r for _, r in drives))

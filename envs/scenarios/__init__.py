@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cutlayer.envs.spec import Scenario
 
-__all__ = ["DRIVES", "GENERATED", "SCENARIOS", "camera", "claim", "make", "names", "plan_table"]
+__all__ = ["GENERATED", "SCENARIOS", "camera", "claim", "make", "names", "plan_table"]
 
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "camera": builtin.camera,
@@ -34,9 +34,6 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "lte-uplink": builtin.lte_uplink,
     "nsa-uplink": builtin.nsa_uplink,
 }
-# Trace-driven scenarios: the set of drives in `envs.channels.fitted.SETS` that their generator is fitted to. `agents.inputs` replaces it
-# by the drives themselves where they are at hand.
-DRIVES = {"lte-uplink": "lte", "nsa-uplink": "5g-nsa"}
 
 
 def names() -> list[str]:

@@ -116,10 +116,11 @@ def urllc_ge() -> Scenario:
     return Scenario(
         name="urllc-ge",
         plans=plan_table(),
-        # Stays: chances of 0.01 and 0.0286 for each 20 ms slot, our choice: blocked a quarter of the time, longer than a request lasts.
-        # Rates: our choice, the good one carries the raw image in 7 ms, the blocked one in 137 ms.
-        channel=GilbertElliott(good_bps=60e6, bad_bps=3e6, good_s=2.0, bad_s=0.7),
-        arrivals=Poisson(rate_per_s=10.0),  # our choice: a fifth of the link at the good rate, a third of the device
+        # Stays: our choice, blocked a fifth of the time, each for 15 requests: with shorter ones no rule that is not told the future
+        # dares to send. Rates: our choice, the good one carries the raw image in 7 ms, the blocked one a tensor of 2 bits in 4 ms
+        # and the image in 49 ms.
+        channel=GilbertElliott(good_bps=60e6, bad_bps=8e6, good_s=4.0, bad_s=1.0),
+        arrivals=Poisson(rate_per_s=15.0),  # our choice: a tenth of the link at the good rate, a fifth of the device at its first exit
         objective=deadline(0.025, late_penalty=3.0),  # our choice: 25 ms is under the whole network on the device; three for a miss
         path=Path(rtt_s=RTT_SITE_S, radio=NSA_UPLINK),
         inputs="generated",
@@ -243,7 +244,7 @@ def compound() -> Scenario:
 def lte_uplink() -> Scenario:
     """A real LTE uplink on the road, 120 ms, a miss costs three: measured drives where they are at hand, a fit to them elsewhere.
 
-    Drives to train on and drives to test on are kept apart by name (`envs.channels.fitted.SETS["lte"]`).
+    Drives to train on and drives to test on are kept apart by name (`agents.drives`).
     """
     return Scenario(
         name="lte-uplink",
@@ -260,7 +261,7 @@ def lte_uplink() -> Scenario:
 def nsa_uplink() -> Scenario:
     """A real 5G-NSA uplink on the road, 40 ms, a miss costs three: measured drives where they are at hand, a fit to them elsewhere.
 
-    Drives to train on and drives to test on are kept apart by name (`envs.channels.fitted.SETS["5g-nsa"]`).
+    Drives to train on and drives to test on are kept apart by name (`agents.drives`).
     """
     return Scenario(
         name="nsa-uplink",

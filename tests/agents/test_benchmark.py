@@ -12,6 +12,7 @@ import pytest
 
 from cutlayer import benchmark_cli
 from cutlayer.agents import benchmark, benchmark_page, evaluate, oracle, score, standings, trends, worlds
+from cutlayer.agents.drives import DRIVES
 from cutlayer.agents.episodes import HELD_OUT
 from cutlayer.envs import scenarios
 from cutlayer.errors import ConfigError
@@ -268,7 +269,7 @@ def test_an_unprepared_policy_keeps_its_plans():
     assert found.tuning.plans.digest() == found.judged.plans.digest() != found.training.plans.digest()
 
 
-@pytest.mark.parametrize("base", list(worlds.CAMPAIGNS))
+@pytest.mark.parametrize("base", list(DRIVES))
 def test_drives_of_elsewhere_are_none_that_anyone_trained_or_is_judged_on(base, data_dir, monkeypatch):
     monkeypatch.setenv("CUTLAYER_DATA", str(data_dir))
     plain, other = worlds.make(base), worlds.make(f"{base}+elsewhere")
@@ -279,7 +280,7 @@ def test_drives_of_elsewhere_are_none_that_anyone_trained_or_is_judged_on(base, 
 
 def test_without_the_data_a_world_of_drives_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("CUTLAYER_DATA", str(tmp_path))
-    with pytest.raises(ConfigError, match="needs drives trace_lte_nyumets"):
+    with pytest.raises(ConfigError, match="needs drives such as trace_5g_sigcomm21"):
         worlds.make("lte-uplink+elsewhere")
 
 

@@ -7,12 +7,14 @@ import dataclasses
 import inspect
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cutlayer import cli
-from cutlayer.agents import inputs
+from cutlayer.agents import drives, inputs, score
 from cutlayer.envs import kernel, scenarios
 from cutlayer.envs.channels import Trace, fitted
 from cutlayer.envs.scenarios import builtin
@@ -129,22 +131,49 @@ def test_the_sizes_of_graphs_are_those_of_their_weights():
 # --- drives ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", scenarios.DRIVES)
+@pytest.mark.parametrize("name", drives.DRIVES)
 def test_a_trace_driven_scenario_says_that_it_is_generated_without_traces(name, monkeypatch, tmp_path):
     monkeypatch.setenv("CUTLAYER_DATA", str(tmp_path))
     scenario = inputs.on_drives(scenarios.make(name), "test")
     assert scenario.inputs.startswith("generated: fitted")
-    assert scenario.channel == fitted.load(scenarios.DRIVES[name])
+    assert scenario.channel == fitted.load({"lte-uplink": "lte", "nsa-uplink": "5g-nsa"}[name])
 
 
-@pytest.mark.parametrize("name", scenarios.DRIVES)
+@pytest.mark.parametrize("name", drives.DRIVES)
 def test_a_trace_driven_scenario_keeps_its_drives_apart(name, data_dir, monkeypatch):
     monkeypatch.setenv("CUTLAYER_DATA", str(data_dir))
-    train, test = (inputs.on_drives(scenarios.make(name), side) for side in ("train", "test"))
-    for scenario in (train, test):
+    sides = [inputs.on_drives(scenarios.make(name), side) for side in ("train", "test", "elsewhere")]
+    for scenario in sides:
         assert isinstance(scenario.channel, Trace)
         assert scenario.inputs == f"real: {', '.join(scenario.channel.names)}"
-    assert not set(train.channel.names) & set(test.channel.names)
+        assert len(scenario.channel.names) >= score.FEWEST_DRIVES
+    every = [drive for scenario in sides for drive in scenario.channel.names]
+    assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize("name", drives.DRIVES)
+def test_what_is_fitted_has_seen_no_drive_that_is_judged(name):
+    """Where drives are not at hand, and in the camera scenario."""
+    judged = {*drives.DRIVES[name].test, *drives.DRIVES[name].elsewhere}
+    assert not judged & {*inputs.TRAIN_TRACES, *(drive for link in ("lte", "5g-nsa") for drive in fitted.SETS[link].drives)}
+    assert not {*inputs.TEST_TRACES} & {drive for sides in drives.DRIVES.values() for drive in sides.train}
+
+
+@pytest.mark.parametrize("name", drives.DRIVES)
+def test_no_city_and_no_route_is_on_two_sides(name):
+    """`atnt_chic_ul_2` is of the place `chic`, `d1_Bus_M15_M15_2` and `multivariate_MM15` of route 15."""
+    sides = drives.DRIVES[name]
+    places = [{_place(drive) for drive in side} - {None} for side in (sides.train, sides.test)]
+    assert not places[0] & places[1]
+    assert len(places[1]) >= 3
+
+
+def _place(drive):
+    if "imc23" in drive:
+        return Path(drive).stem.split("_")[1]
+    if "nyumets" in drive:
+        return re.search(r"Campus|Car|[DQ]_Train|\d+(?=$|_\d$)", Path(drive).stem.removeprefix("d1_"))[0]
+    return None
 
 
 def test_other_scenarios_have_no_drives(data_dir, monkeypatch):

@@ -251,6 +251,17 @@ def test_a_checkpoint_of_another_length_of_training_is_refused(photos, uninterru
         train.train("alexnet", photos, None, checkpoint, dataclasses.replace(RECIPE, epochs=3), lambda *_: None)
 
 
+def test_a_recipe_that_gains_a_finish_goes_on_with_it(photos, tmp_path, uninterrupted):
+    """And ends where one ends that had it from the first."""
+    checkpoint = tmp_path / "alexnet.pt"
+    for finishes in (_FINISHES[:1], _FINISHES):
+        train.train("alexnet", photos, None, checkpoint, dataclasses.replace(RECIPE, finishes=finishes), lambda *_: None)
+    whole = state(uninterrupted[0])["network"]
+    assert all(torch.equal(value, whole[name]) for name, value in state(checkpoint)["network"].items())
+    with pytest.raises(ConfigError, match="epochs"):
+        train.train("alexnet", photos, None, checkpoint, dataclasses.replace(RECIPE, finishes=_FINISHES[:1]), lambda *_: None)
+
+
 def test_a_damaged_checkpoint_is_refused(photos, tmp_path):
     checkpoint = tmp_path / "alexnet.pt"
     checkpoint.write_bytes(b"not a checkpoint")
