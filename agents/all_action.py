@@ -82,8 +82,11 @@ class AllActionRecipe(recipes.Recipe):
 # What differs by scenario. The discount is matched to how far a decision reaches.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "urllc-ge": {"gamma": 0.6},
-    "lte-uplink": {"gamma": 0.9},
-    "nsa-uplink": {"gamma": 0.9},
+    # Best validation reward, one seed: 0.760 after 200,000 states, 0.762 with forced offloading too, 0.771 with it and these; the Bayes
+    # greedy has 0.760.
+    "lte-uplink": {"gamma": 0.95, "steps": 500_000, "forced": 0.3, "last_forced": 0.1},
+    # As above: 0.826 after 200,000 states, 0.821 with forced offloading, 0.831 so; the Bayes greedy has 0.825.
+    "nsa-uplink": {"gamma": 0.9, "steps": 400_000},
     "compound": {"gamma": 0.9},
 }
 
