@@ -64,8 +64,8 @@ class Size:
 
 def default_policies(world: World) -> list[str]:
     """Every policy that the world can have, rules first, then what holds a knob, then learners."""
-    kept = [shipped.BUNDLES] if world.training.name in shipped.BUNDLES else []
-    return [*baselines.RULES, *oracle.ORACLES, CAUSAL, *knobs(world.judged), *([policies.BEST_LEARNED] if kept else []), *LEARNERS]
+    kept = [policies.BEST_LEARNED] if world.training.name in shipped.names() else []
+    return [*baselines.RULES, *oracle.ORACLES, CAUSAL, *knobs(world.judged), *kept, *LEARNERS]
 
 
 def knobs(scenario: Scenario) -> list[str]:

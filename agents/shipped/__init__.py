@@ -1,22 +1,22 @@
-"""The policies that ship: for each scenario the bundle that `best-learned` means, in this folder.
+"""The policies that ship: `SCENARIO.cutlayer` in this folder is what `best-learned` means there.
 
-A bundle holds what it is and how it was made (`run.json` of its training is quoted in its manifest); it may hold another form beside the
-network. Which learner ships is chosen on validation episodes, never on those of the benchmark.
+A bundle holds what it is and how it was made. Which run of which learner ships is chosen on validation episodes, never on those of the
+benchmark; `agents.ship` wrote them.
 """
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cutlayer.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+SUFFIX = ".cutlayer"
 
-# Scenario to file; a test loads each and holds it against its scenario.
-BUNDLES: Mapping[str, str] = {}
+
+def names() -> list[str]:
+    """Scenarios that a policy ships for."""
+    return sorted(entry.name.removesuffix(SUFFIX) for entry in resources.files(__package__).iterdir() if entry.name.endswith(SUFFIX))
 
 
 def find(scenario: str) -> Path:
@@ -25,10 +25,10 @@ def find(scenario: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    if scenario not in BUNDLES:
+    if scenario not in names():
         raise ConfigError(
-            f"no learned policy ships for scenario {scenario!r} (one ships for: {', '.join(BUNDLES) or 'none'}); "
+            f"no learned policy ships for scenario {scenario!r} (one ships for: {', '.join(names()) or 'none'}); "
             f"train one with: cutlayer train --scenario {scenario}, and name its folder"
         )
-    with resources.as_file(resources.files(__package__) / BUNDLES[scenario]) as path:
+    with resources.as_file(resources.files(__package__) / f"{scenario}{SUFFIX}") as path:
         return Path(path)

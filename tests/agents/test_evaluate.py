@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from cutlayer.envs.simulation import Simulation
 from cutlayer.envs.streams import draw
 from cutlayer.profiles import cost
 from cutlayer.profiles.stats import wilson
-from cutlayer.runtime import features
+from cutlayer.runtime import bundle, features
 from cutlayer.runtime.policy import Mlp
 from cutlayer.runtime.rules import Greedy, estimate
 
@@ -256,16 +256,19 @@ def test_oracles_are_found_by_name(small, name):
     assert type(policies_by_name.make(small, name, 0)) is type(oracle.ORACLES[name](small))
 
 
-def test_what_ships_is_what_it_says():
-    """Every bundle is listed, loads, and is for its scenario's plans and features."""
-    folder = Path(shipped.__file__).parent
-    assert {path.name for path in folder.glob("*.cutlayer")} == set(shipped.BUNDLES.values())
-    for name in shipped.BUNDLES:
-        assert isinstance(policies_by_name.make(scenarios.make(name), policies_by_name.BEST_LEARNED, 0), Learned)
+@pytest.mark.parametrize("name", shipped.names())
+def test_what_ships_is_for_its_scenario(name):
+    """Every bundle loads, was made from a clean commit, and fits its scenario's plans and features."""
+    assert name in scenarios.names()
+    assert isinstance(policies_by_name.make(scenarios.make(name), policies_by_name.BEST_LEARNED, 0), Learned)
+    held = bundle.load(shipped.find(name))
+    assert held.scenario == name
+    assert held.bayes is not None, "the ladder's second rung"
+    assert re.fullmatch("[0-9a-f]{12}", str(held.trained["commit"]))
 
 
 def test_where_nothing_ships_one_line_says_so(refused, monkeypatch):
-    monkeypatch.setattr(shipped, "BUNDLES", {"urllc-ge": "urllc-ge.cutlayer"})
+    monkeypatch.setattr(shipped, "names", lambda: ["urllc-ge"])
     line = refused("evaluate", "--scenario", "camera", "--policy", "best-learned")
     for part in ("no learned policy ships for scenario 'camera'", "urllc-ge", "cutlayer train --scenario camera"):
         assert part in line

@@ -1,0 +1,62 @@
+"""Make the bundles that ship from the trainings of a benchmark: `python -m cutlayer.agents.ship runs/benchmark agents/shipped`.
+
+For each scenario the finished run with the best validation reward, of whatever learner and seed, with the Bayes filter's rule as the
+fallback. The benchmark's held-out episodes are not looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cutlayer import __version__
+from cutlayer.agents import export, inputs
+from cutlayer.agents.bayes import tuning
+from cutlayer.agents.benchmark import TRAINING
+from cutlayer.agents.shipped import SUFFIX
+from cutlayer.agents.train import RUN
+from cutlayer.envs import scenarios
+from cutlayer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def best(benchmark: Path) -> Mapping[str, Path]:
+    """Scenario to the folder of its best run; scenarios that have no name and runs that are not finished are left out.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    found: dict[str, tuple[float, Path]] = {}
+    for file in sorted((benchmark / TRAINING).glob(f"*/{RUN}")):
+        run: dict[str, Any] = msgspec.json.decode(file.read_bytes())
+        name = str(run["scenario"])
+        if not run["finished"] or name not in scenarios.SCENARIOS:
+            continue
+        reward = float(run["best"]["reward_mean"])
+        if name not in found or reward > found[name][0]:
+            found[name] = (reward, file.parent)
+    if not found:
+        raise ConfigError(f"no finished training under {benchmark / TRAINING}; make some with: cutlayer benchmark -o {benchmark}")
+    return {name: folder for name, (_, folder) in found.items()}
+
+
+def ship(benchmark: Path, folder: Path) -> list[Path]:
+    """Write `SCENARIO.cutlayer` for each scenario that has a run."""
+    written = []
+    for name, run in best(benchmark).items():
+        made, scenario = export.make(run)
+        rule = tuning.tuned(inputs.on_drives(scenario, "train"), 0, "bayes-greedy").parameters
+        written.append(folder / f"{name}{SUFFIX}")
+        dataclasses.replace(made, bayes=rule).save(written[-1], __version__)
+        print(f"{written[-1]}, {written[-1].stat().st_size} bytes: {run.name}")
+    return written
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]), Path(sys.argv[2]))
