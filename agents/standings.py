@@ -12,8 +12,10 @@ from cutlayer.agents import oracle, policies, score
 from cutlayer.agents.benchmark import CAUSAL, KNOB, RUN, TRAINING
 from cutlayer.agents.learners import LEARNERS
 from cutlayer.errors import ConfigError
+from cutlayer.files import write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from cutlayer.agents.score import Score, Units
 
 RIVAL = "bayes-greedy"
+PACKED = ".jsonl"
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -100,25 +103,48 @@ def kind_of(policy: str) -> str:
 
 
 def load(folder: Path) -> dict[str, list[Run]]:
-    """Runs by world; of each policy and seed the newest.
+    """Runs by world, of a benchmark's folder or of one that `pack` wrote; of each policy and seed the newest.
 
     Raises:
         ConfigError: there are none, or one cannot be read.
     """
     found: dict[str, dict[tuple[str, int], Run]] = {}
-    for path in sorted(folder.glob(f"*/*/{RUN}")):
-        if path.parent.parent.name == TRAINING:
-            continue
+    for path, line in _lines(folder):
         try:
-            run = msgspec.json.decode(path.read_bytes(), type=Run)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"{path} is no run of the benchmark ({error}); remove its folder, and it is made again") from error
+            run = msgspec.json.decode(line, type=Run)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{path} is no run of the benchmark ({error}); remove it, and it is made again") from error
         before = found.setdefault(run.world, {}).get((run.policy, run.seed))
         if before is None or before.made_at < run.made_at:
             found[run.world][run.policy, run.seed] = run
     if not found:
         raise ConfigError(f"no runs under {folder}; make some with: cutlayer benchmark -o {folder}")
     return {world: list(runs.values()) for world, runs in found.items()}
+
+
+def _lines(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    for path in sorted(folder.glob(f"*/*/{RUN}")):
+        if path.parent.parent.name != TRAINING:
+            yield path, path.read_bytes()
+    for path in sorted(folder.glob(f"*{PACKED}")):
+        for line in path.read_bytes().splitlines():
+            yield path, line
+
+
+def pack(folder: Path, out: Path) -> list[Path]:
+    """Write a benchmark's `run.json` files to `out`, a line each, a file for each world: small enough to be kept beside the page.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    worlds = load(folder)
+    lines: dict[str, list[bytes]] = {world: [] for world in worlds}
+    for _, line in _lines(folder):
+        run = msgspec.json.decode(line)
+        lines[run["world"]].append(msgspec.json.encode(run))
+    for world, of in lines.items():
+        write_atomic(out / f"{world}{PACKED}", b"\n".join(of) + b"\n")
+    return [out / f"{world}{PACKED}" for world in lines]
 
 
 def stand(runs: list[Run]) -> Standings:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def benchmark(options: argparse.Namespace) -> None:
     """`cutlayer benchmark`."""
     from cutlayer.agents import benchmark as job
-    from cutlayer.agents import benchmark_page, worlds
+    from cutlayer.agents import benchmark_page, standings, worlds
     from cutlayer.errors import ConfigError
     from cutlayer.files import write_atomic
 
@@ -33,6 +33,8 @@ def benchmark(options: argparse.Namespace) -> None:
         runs += job.run(world, chosen, range(options.seeds), options.out, size, _tell)
     page = options.page or options.out / "benchmark.md"
     write_atomic(page, benchmark_page.page(options.out).encode())
+    if options.pack:
+        standings.pack(options.out, options.pack)
     show(options, {"page": str(page), "runs": [str(path) for path in runs]}, f"wrote {page} from {len(runs)} runs")
 
 
@@ -53,3 +55,4 @@ def add(commands: Any) -> None:
     one.add_argument("--steps", type=positive, metavar="N", help="requests that learners learn from (their recipes' numbers without it)")
     one.add_argument("-o", "--out", type=Path, default=Path("runs/benchmark"), metavar="DIR")
     one.add_argument("--page", type=Path, metavar="FILE", help="where the page goes (DIR/benchmark.md without it)")
+    one.add_argument("--pack", type=Path, metavar="DIR", help="write the runs here too, a file for each world")

@@ -153,6 +153,18 @@ def test_the_page_says_what_the_runs_hold(made, stood):
     assert page == benchmark_page.page(made[0]), "the same runs, the same page"
 
 
+def test_packed_runs_draw_the_same_page(made, tmp_path):
+    packed = standings.pack(made[0], tmp_path)
+    assert [path.name for path in packed] == ["camera.jsonl"]
+    assert benchmark_page.page(tmp_path) == benchmark_page.page(made[0])
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "camera.jsonl").write_text('{"policy": "ppo"}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"camera.jsonl is no run"):
+        standings.load(tmp_path)
+
+
 def test_nobody_stands_above_one(stood):
     for standing in stood.policies.values():
         assert standing.score.value is None or standing.score.value <= 1.0
