@@ -16,7 +16,7 @@ import numpy as np
 
 from cutlayer import __version__
 from cutlayer.agents import demo, runs
-from cutlayer.agents.bench_decision import WARM_UP, _bundle
+from cutlayer.agents.bench_decision import WARM_UP, random_bundle
 from cutlayer.envs import scenarios
 from cutlayer.runtime.client import Client
 from cutlayer.runtime.messages import Outcome
@@ -48,7 +48,7 @@ def run() -> dict[str, Any]:
     scenario = scenarios.make("camera")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _bundle(scenario).save(folder / "policy.cutlayer", __version__)
+        random_bundle(scenario).save(folder / "policy.cutlayer", __version__)
         path = folder / "cutlayerd.sock"
         command = ["cutlayer.runtime.daemon", "--bundle", str(folder / "policy.cutlayer"), "--socket", str(path), "--http", "127.0.0.1:0"]
         with demo.process(command) as ready:

@@ -103,7 +103,7 @@ def run() -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     scenario = scenarios.make("camera")
-    bundle = _bundle(scenario)
+    bundle = random_bundle(scenario)
     observations = agreement.observations(bundle.policy.inputs, DECISIONS)
     forms: dict[Form, Policy] = {name: bundle.form(name) for name in ("numpy", "onnxruntime", "tree")}
     found: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def run() -> dict[str, Any]:
     return {**found, **_daemon(bundle), "run": runs.manifest(scenario, {"weights": 0})}
 
 
-def _bundle(scenario: Scenario) -> Bundle:
+def random_bundle(scenario: Scenario) -> Bundle:
     """A network of the size that ships, of random weights but with a bent for light plans, so that the world stays usable; and a tree."""
     plans, rng = scenario.plans, np.random.default_rng(0)
     sizes = (features.size(scenario.blocks), *HIDDEN, len(plans))
@@ -234,19 +234,20 @@ def _start(file: Path, socket: Path) -> tuple[float, int | None]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:  # noqa: S603 - our own module
         try:
             assert child.stdout is not None
-            if not child.stdout.readline():
+            if not any('"ready"' in line for line in child.stdout):
                 lines = child.communicate()[1].strip().splitlines()
                 raise CutlayerError(f"cutlayerd did not start: {lines[-1] if lines else 'it said nothing'}")
             ready_s = time.perf_counter() - start_s
             with Client(socket) as client:
                 client.decide(1)
-            return ready_s, _resident(child.pid)
+            return ready_s, resident_bytes(child.pid)
         finally:
             child.terminate()
             child.communicate(timeout=30)
 
 
-def _resident(process: int) -> int | None:
+def resident_bytes(process: int) -> int | None:
+    """What a process has in memory now (Linux); None where that is not told."""
     status = Path(f"/proc/{process}/status")
     if not status.exists():
         return None

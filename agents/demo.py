@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 import torch
 
-from cutlayer.agents import baselines, device_agent, evaluate, export, figures, inputs, runs
+from cutlayer.agents import baselines, device_agent, evaluate, export, inputs, runs
 from cutlayer.agents.episodes import HELD_OUT, TUNING
+from cutlayer.agents.report import maps, panels
 from cutlayer.agents.train import train
 from cutlayer.envs import scenarios
 from cutlayer.envs.streams import draw
@@ -109,8 +110,10 @@ def demo(folder: Path, seed: int = 0, size: Size = Size()) -> dict[str, Any]:
 
     results = _evaluate(base, networks, static, stage, held_out)
     table = {name: _row(result) for name, result in results.items()}
-    with stage("draw the policy map"):
-        figures.policy_map(base, networks, folder / "policy_map.png")
+    with stage("draw the policy map") as progress:
+        mapped: dict[str, evaluate.Policy] = {"greedy-ewma": baselines.greedy_ewma(base), "clairvoyant": maps.clairvoyant(base)}
+        mapped |= {name: evaluate.Learned(net) for name, net in networks.items()}
+        panels.save_png(panels.map_panel(maps.survey(base, mapped, report=progress)), folder / "policy_map.png")
     with stage(f"export {shipped}"):
         export.export(folder / shipped, folder / "policy.cutlayer", tuning)
         write_atomic(folder / "plans.json", plans.encode())
@@ -188,11 +191,14 @@ def process(arguments: list[str]) -> Iterator[dict[str, Any]]:
     child = subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own modules
     try:
         assert child.stdout is not None
-        line = child.stdout.readline()
-        if not line:
-            _, errors = child.communicate()
-            _failed(arguments[0], errors)
-        yield json.loads(line)
+        said = {"event": "start"}  # the daemon says that it begins before it says that it is ready
+        while said.get("event") == "start":
+            line = child.stdout.readline()
+            if not line:
+                _, errors = child.communicate()
+                _failed(arguments[0], errors)
+            said = json.loads(line)
+        yield said
     finally:
         child.terminate()
         child.communicate(timeout=30)

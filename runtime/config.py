@@ -15,6 +15,7 @@ import msgspec
 
 from cutlayer.errors import ConfigError
 from cutlayer.profiles import cost
+from cutlayer.runtime.lifelog import Style
 from cutlayer.runtime.messages import Mode
 from cutlayer.runtime.policy import Form
 from cutlayer.runtime.settings import Settings
@@ -65,7 +66,9 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     socket: Annotated[str, _says("Unix socket to listen on, mode 0660")] = "cutlayerd.sock"
     socket_group: Annotated[str, _says("group that may use it; empty: the daemon's own")] = ""
     allow_uids: Annotated[tuple[int, ...], _says("users that are answered, by the kernel's word; with none and no group: all")] = ()
-    allow_gids: Annotated[tuple[int, ...], _says("groups (primary ones) that are answered")] = ()
+    allow_gids: Annotated[tuple[int, ...], _says("groups that are answered, a client's primary or supplementary one")] = ()
+    operator_uids: Annotated[tuple[int, ...], _says("users that may reload and roll back, beside the daemon's own and root")] = ()
+    operator_gids: Annotated[tuple[int, ...], _says("groups that may")] = ()
     # Our choice: each costs a file descriptor and some kB.
     connections: Annotated[int, _says("open at once; one more gets an error")] = 1024
     # A decide request has about 60 bytes.
@@ -73,7 +76,8 @@ class DaemonConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     # Our choice: nobody who waits for decisions leaves them unread so long.
     stalled_s: Annotated[float, _says("a client that leaves its answers unread for so long is hung up on")] = 30.0
     drain_s: Annotated[float, _says("after SIGTERM, how long clients may still take what was answered")] = 2.0
-    http: Annotated[str, _says("loopback address and port of /healthz /readyz /metrics /v1/status, as 127.0.0.1:9464; empty: none")] = ""
+    http: Annotated[str, _says("loopback address and port of the live page, /metrics and the rest, as 127.0.0.1:9464; empty: none")] = ""
+    log: Annotated[Style, _says("lines about its own life on stdout: json, or keys for key=value")] = "json"
     trace_path: Annotated[str, _says("decision trace for cutlayer replay; empty: none")] = ""
     trace_every: Annotated[int, _says("one decision in so many is recorded; 1 can be rerun whole")] = 100
     # Our choice: 80,000 recorded decisions with their outcomes.

@@ -21,6 +21,7 @@ from cutlayer.runtime.books import Books, Open
 from cutlayer.runtime.estimators import Estimators
 from cutlayer.runtime.guard import Breaker, Pace, Silence
 from cutlayer.runtime.ladder import FAULTS, LADDER, Learned, Rule, Ruled, Safe, Task, rule_of
+from cutlayer.runtime.live import Live
 from cutlayer.runtime.messages import Arm, Decision, Mode, Outcome, Progress, Request, Step
 from cutlayer.runtime.modes import Trial, Verdict
 from cutlayer.runtime.settings import Settings
@@ -79,6 +80,7 @@ class Controller:
         self.task = bundle if isinstance(bundle, Task) else Task.of(bundle)
         self.readings = tm.fresh()
         self.counts = Counts()
+        self.live = Live()
         self.estimators = Estimators()
         self.edge = Breaker(settings.edge_failures, settings.edge_silence_s, settings.probe_s, settings.longest_probe_s)
         self.mode: Mode = mode
@@ -109,7 +111,7 @@ class Controller:
 
     def go_on_from(self, other: Controller) -> None:
         """Take over what another one knows of the world and has counted; open decisions too."""
-        self.readings, self.counts = other.readings, other.counts
+        self.readings, self.counts, self.live = other.readings, other.counts, other.live
         self.estimators.take(other.estimators)
         self.edge, self._told_lost = other.edge, other._told_lost
         self._books, self._silence = other._books, other._silence
@@ -155,6 +157,7 @@ class Controller:
             request.id, plan, row.exit, row.partition, row.bits, step, reason, expected_s, row.codec,
             deadline_s + self.settings.cancel_margin_s, self.mode, probe, arm, shadow,
         )  # fmt: skip
+        self.live.decision, self.live.decided_s = decision, now_s
         seen = None if asked is None else asked.observation
         traced = self.recorder is not None and self.recorder.decided(now_s, request, decision, seen)
         self._books.enter(Open(request.id, plan, row, now_s, deadline_s, arm, block, probe and row.bits > 0, traced))
@@ -312,6 +315,7 @@ class Controller:
         """What an outcome says of its decision: of the edge, of the plan, of the side of a trial."""
         answered = outcome.edge_wait_s >= 0.0 or one.row.bits == 0
         latency_s = outcome.latency_s if outcome.latency_s >= 0.0 else now_s - one.at_s
+        self.live.answered(latency_s, one.deadline_s)
         if answered and latency_s <= one.deadline_s:
             self._good = (one.plan, now_s)
         if not answered:

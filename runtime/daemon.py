@@ -20,17 +20,15 @@ import msgspec
 from cutlayer import __version__
 from cutlayer.errors import ConfigError, CutlayerError
 from cutlayer.options import Parser
-from cutlayer.runtime import config, http
+from cutlayer.runtime import config, http, lifelog
 from cutlayer.runtime.config import Clock, DaemonConfig
 from cutlayer.runtime.listening import BACKLOG, Connection, listen
 from cutlayer.runtime.messages import Mode
 from cutlayer.runtime.notify import Notifier
-from cutlayer.runtime.service import Decide, Report, Service
+from cutlayer.runtime.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-__all__ = ["Decide", "Report", "main", "serve"]
 
 STOPPED, REFUSED, FORCED = 0, 2, 130  # 128 and the number of SIGINT, as a shell says it
 TICK_S = 1.0  # our choice: a loss of power loses so much of a trace; a verdict is logged so late
@@ -40,15 +38,16 @@ SPARE_FILES = 64  # descriptors beside those of clients: libraries, the trace, t
 class Life:
     """One run of the daemon, from READY to its exit code."""
 
-    def __init__(self, service: Service, notifier: Notifier) -> None:
-        self._service, self._notifier = service, notifier
+    def __init__(self, service: Service, notifier: Notifier, log: Callable[..., None]) -> None:
+        self._service, self._notifier, self._log = service, notifier, log
+        service.told = log
         self._connections: set[Connection] = set()
         self._stop, self._force = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         watched_s = notifier.watchdog_s
         # Twice in the time that the watchdog allows.
         self._tick_s = TICK_S if watched_s is None else min(TICK_S, watched_s / 2)
-        self._verdict, self._trace_problem = service.verdict, ""
+        self._verdict, self._trace_problem, self._edge_lost = service.verdict, "", False
 
     async def run(self) -> int:
         """Listen, say that it is ready, answer until it is told to stop, then drain."""
@@ -68,7 +67,8 @@ class Life:
                 runner = await http.start(self._service)
                 host, port = runner.addresses[0][:2]
                 where["http"] = f"{host}:{port}"
-            _log(ready=True, **where, **self._service.named(), problem=self._service.problem)
+            about = {"mode": self._service.controller.mode, "bundle_sha256": self._service.loaded.digest, "problem": self._service.problem}
+            self._log("ready", **where, **self._service.named(), **about)
             self._notifier.ready(self._words())
             self._tick()
             await self._stop.wait()
@@ -82,7 +82,7 @@ class Life:
 
     async def _drain(self) -> int:
         self._notifier.stopping()
-        _log(draining=True, clients=len(self._connections))
+        self._log("drain", clients=len(self._connections))
         for connection in tuple(self._connections):
             connection.leave()
         closed = asyncio.gather(*(connection.closed for connection in self._connections))
@@ -94,7 +94,7 @@ class Life:
             connection.cut()
         forced.cancel()
         self._service.flush()
-        _log(stopped=True, decisions=self._service.controller.counts.decisions, cut_off=cut_off)
+        self._log("stop", decisions=self._service.controller.counts.decisions, cut_off=cut_off)
         return FORCED if self._force.is_set() and cut_off else STOPPED
 
     def _told_to_stop(self) -> None:
@@ -104,27 +104,35 @@ class Life:
 
     def _reload(self) -> None:
         self._notifier.reloading()
-        try:
-            self._service.reload()
-            _log(reloaded=True, **self._service.named())
-        except CutlayerError as error:
-            _log(reloaded=False, error=str(error))
+        with contextlib.suppress(CutlayerError):  # what decided goes on, and the log has heard
+            self._service.change("reload", "SIGHUP")
         self._notifier.ready(self._words())
 
     def _tick(self) -> None:
         """From the loop that decides: where it hangs, the watchdog hears nothing."""
         self._notifier.alive()
         self._service.flush()
-        service = self._service
+        self._look()
+        self._loop.call_later(self._tick_s, self._tick)
+
+    def _look(self) -> None:
+        """Log what has changed since the last tick; what came and went between two is only counted."""
+        service, controller = self._service, self._service.controller
         if service.verdict is not self._verdict:
             self._verdict = service.verdict
             if self._verdict is not None:
-                _log(verdict=self._verdict, mode=service.controller.mode)
+                event = {"promote": "promotion", "roll-back": "demotion"}.get(self._verdict.finding, "trial")
+                self._log(event, verdict=self._verdict, mode=controller.mode)
                 self._notifier.ready(self._words())
+        if controller.edge.open != self._edge_lost:
+            self._edge_lost = controller.edge.open
+            self._log("edge-lost" if self._edge_lost else "edge-found", decisions=controller.counts.decisions)
         if service.trace_problem != self._trace_problem:
             self._trace_problem = service.trace_problem
-            _log(trace_problem=self._trace_problem)
-        self._loop.call_later(self._tick_s, self._tick)
+            if self._trace_problem:
+                self._log("trace-failing", error=self._trace_problem)
+            else:
+                self._log("trace-written")
 
     def _words(self) -> str:
         named = self._service.named()
@@ -146,14 +154,12 @@ def _make_room(files: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
-def _log(**event: object) -> None:
-    sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
-    sys.stdout.flush()
-
-
 async def serve(read: Callable[[], DaemonConfig]) -> int:
     """Run until it is told to stop; the exit code. read gives the settings, anew at each reload."""
-    return await Life(Service(read), Notifier()).run()
+    service = Service(read)
+    log = lifelog.opened(service.settings.log)
+    log("start", version=__version__, pid=os.getpid(), bundle=service.settings.bundle)
+    return await Life(service, Notifier(), log).run()
 
 
 def check(read: Callable[[], DaemonConfig]) -> None:

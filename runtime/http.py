@@ -1,10 +1,11 @@
-"""HTTP on loopback, for operators: /healthz, /readyz, /metrics and /v1/status. Decisions go over the Unix socket alone.
+"""HTTP on loopback, for operators: the live page, /healthz, /readyz, /metrics and /v1/status. Decisions go over the Unix socket alone.
 
 aiohttp and prometheus-client are extras: they are loaded where the configuration asks for HTTP.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from cutlayer.runtime.service import Service
+
+PAGE = Path(__file__).with_name("live.html")
+# The page holds all it needs and asks this daemon alone: the browser is told to let nothing else happen.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 INSTALL = "HTTP needs aiohttp and prometheus-client; install them with: pip install 'cutlayer[daemon]', or leave http empty"
 
@@ -50,12 +64,17 @@ def _application(service: Service) -> web.Application:
     from aiohttp import web
 
     try:
-        from prometheus_client import CollectorRegistry
-        from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+        from prometheus_client import CollectorRegistry, ProcessCollector
+        from prometheus_client.exposition import choose_encoder
     except ModuleNotFoundError as error:
         raise ConfigError(INSTALL) from error
     registry = CollectorRegistry()
     registry.register(Collector(service, __version__, sorted(FAULTS)))
+    ProcessCollector(registry=registry)  # memory, processor time, open files, start
+    text = PAGE.read_text(encoding="utf-8")
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text=text, content_type="text/html", headers=HEADERS)
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"ok": True})
@@ -66,19 +85,23 @@ def _application(service: Service) -> web.Application:
             return web.json_response({"ready": False, "problem": service.problem}, status=503)
         return web.json_response({"ready": True})
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     async def status(_: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(service.status()), content_type="application/json")
+        return web.Response(
+            body=msgspec.json.encode(service.status()), content_type="application/json", headers={"Cache-Control": "no-store"}
+        )
 
     application = web.Application()
     pages: dict[str, Callable[[web.Request], Awaitable[web.Response]]] = {
+        "/": page,
         "/healthz": healthz,
         "/readyz": readyz,
         "/metrics": metrics,
         "/v1/status": status,
     }
-    for path, page in pages.items():
-        application.router.add_get(path, page)
+    for path, handler in pages.items():
+        application.router.add_get(path, handler)
     return application

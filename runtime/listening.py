@@ -10,19 +10,23 @@ import socket
 import stat
 import struct
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cutlayer.errors import ConfigError
 from cutlayer.runtime.service import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
+    from cutlayer.runtime.config import DaemonConfig
     from cutlayer.runtime.service import Service
 
 TURN = 32  # lines of one client before others have their turn: our choice, under a millisecond of decisions
 BACKLOG = 1024  # clients that may connect at the same moment: one more would be told to try again
 CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): process, user, group
+PEER_GROUPS = 59  # SO_PEERGROUPS of asm-generic/socket.h (Linux 4.13), which Python does not name: supplementary groups of the peer
+MOST_OPTION_BYTES = 1024  # as much as Python's getsockopt takes: 256 groups
 
 
 def listen(path: Path, group: str = "") -> socket.socket:
@@ -67,12 +71,41 @@ def _give(path: Path, group: str) -> None:
         raise ConfigError(f"socket_group {group!r} cannot be given {path} ({error}); name a group that this user is in") from error
 
 
+class Peer(NamedTuple):
+    """Who connected, by the kernel's word: user, primary group, all groups."""
+
+    user: int
+    group: int
+    groups: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """For errors and the log."""
+        return f"user {self.user} of group {self.group}"
+
+    def among(self, users: Collection[int], groups: Collection[int]) -> bool:
+        """Whether it is one of these users or in one of these groups."""
+        return self.user in users or not self.groups.isdisjoint(groups)
+
+    def operates(self, settings: DaemonConfig) -> bool:
+        """Whether it may change what decides: root and the daemon's own user always may."""
+        return self.user in (0, os.geteuid()) or self.among(settings.operator_uids, settings.operator_gids)
+
+
+def _peer(connection: socket.socket) -> Peer:
+    _, user, group = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    try:
+        data = connection.getsockopt(socket.SOL_SOCKET, PEER_GROUPS, MOST_OPTION_BYTES)
+    except OSError:  # a kernel before 4.13, or more groups than fit: then the primary one counts alone
+        data = b""
+    return Peer(user, group, frozenset({group, *(one for (one,) in struct.iter_unpack("I", data))}))
+
+
 class Connection(asyncio.Protocol):
     """One client. Its lines are answered in order, some at a time; it is read on only when it takes its answers."""
 
     def __init__(self, service: Service, others: set[Connection]) -> None:
         self._service, self._others = service, others
-        self._session = Session()
         self._lines: deque[bytes] = deque()
         self._pending = b""
         self._full = self._waiting = self._leaving = False
@@ -84,7 +117,9 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._others.add(self)
-        if (refusal := self._refusal()) is not None:
+        peer = _peer(transport.get_extra_info("socket"))
+        self._session = Session(peer.name, operator=peer.operates(self._service.settings))
+        if (refusal := self._refusal(peer)) is not None:
             self._hang_up(refusal)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -152,7 +187,7 @@ class Connection(asyncio.Protocol):
     def _hang_up(self, error: str) -> None:
         self._lines.clear()
         self._pending = b""
-        self._write([self._service.error(error)])
+        self._write([self._service.refuse(error)])
         self._transport.close()
 
     def _calm(self) -> None:
@@ -160,14 +195,11 @@ class Connection(asyncio.Protocol):
             self._stalled.cancel()
             self._stalled = None
 
-    def _refusal(self) -> str | None:
+    def _refusal(self, peer: Peer) -> str | None:
         """Why this client is not to be answered."""
         settings = self._service.settings
         if len(self._others) > settings.connections:
             return f"{settings.connections} connections are open, as many as may be; close one, or raise connections"
-        if settings.allow_uids or settings.allow_gids:
-            peer = self._transport.get_extra_info("socket")
-            _, user, group = CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-            if user not in settings.allow_uids and group not in settings.allow_gids:
-                return f"user {user} of group {group} is not answered; name one of them in allow_uids or allow_gids"
+        if (settings.allow_uids or settings.allow_gids) and not peer.among(settings.allow_uids, settings.allow_gids):
+            return f"{peer.name} is not answered; name one of them in allow_uids or allow_gids"
         return None

@@ -3,10 +3,11 @@
     {"op": "decide", "id": 1}                         -> the decision
     {"op": "progress", "id": 1, "plan": 7, ...}       -> {"ok": true}
     {"op": "report", "id": 1, "plan": 7, ...}         -> {"ok": true}
-    {"op": "status"}                                  -> counts, what decides, uptime
+    {"op": "status"}                                  -> counts, what decides, uptime, the present
     {"op": "reload"}                                  -> {"ok": true}, or an error and what decided goes on
     {"op": "rollback"}                                -> {"ok": true}: what decided before the last reload decides again
 
+The last two are for operators alone.
 A line that cannot be understood gets {"error": "..."}. docs/daemon.md explains the messages.
 """
 
@@ -15,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
@@ -24,7 +26,7 @@ from cutlayer import __version__
 from cutlayer.errors import BundleError, ConfigError, CutlayerError, PeerError
 from cutlayer.profiles.plans import PlanTable
 from cutlayer.runtime import bundle as bundles
-from cutlayer.runtime import bundle_signing, trace
+from cutlayer.runtime import bundle_signing, live, trace
 from cutlayer.runtime.bundle_archive import MOST_FILE_BYTES
 from cutlayer.runtime.controller import Controller, Task
 from cutlayer.runtime.messages import Outcome, Progress, Request
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
 
     from cutlayer.runtime.bundle import Bundle
     from cutlayer.runtime.config import DaemonConfig, TaskConfig
+    from cutlayer.runtime.live import Present
     from cutlayer.runtime.modes import Verdict
 
 AHEAD_S = 0.1  # our choice: a client reads the same clock; what is later by more is on another one
-FIXED = ("socket", "socket_group", "clock", "http", "trace_path", "trace_every", "trace_max_bytes")  # what only a restart can change
+FIXED = ("socket", "socket_group", "clock", "http", "log", "trace_path", "trace_every", "trace_max_bytes")  # what only a restart can change
 DECIDES = ("form", "public_key", "mode", "incumbent", "controller", "task")  # with the bundle: what a controller is made of
 OK = b'{"ok":true}'
 
@@ -77,22 +80,27 @@ Message = Decide | Told | Report | Status | Reload | Rollback
 
 
 class Session:
-    """One client: the times it gave last."""
+    """One client: the times it gave last, who it is by the kernel's word, and whether it may change what decides."""
 
-    __slots__ = ("arrived_s", "told_s")
+    __slots__ = ("arrived_s", "operator", "told_s", "who")
 
-    def __init__(self) -> None:
+    def __init__(self, who: str = "this client", *, operator: bool = False) -> None:
         self.arrived_s = self.told_s = -math.inf
+        self.who, self.operator = who, operator
 
 
 class Loaded(NamedTuple):
-    """A controller and what it was made of: the digest of its bundle's file, that of its plans and the settings."""
+    """A controller and what it was made of: the digest of its bundle's file, that of its plans, the settings.
+
+    problem: why it has no bundle.
+    """
 
     controller: Controller
     digest: str
     plans_sha256: str
     settings: DaemonConfig
     incumbent: Bundle | None
+    problem: str = ""
 
 
 class Service:
@@ -109,7 +117,10 @@ class Service:
         self._decoder = msgspec.json.Decoder(Message)
         self._encoder = msgspec.json.Encoder()
         self.settings = read()
-        self.problem = ""  # why no bundle decides
+        self.took = live.Histogram(live.DECISION_S)
+        self.refused = 0  # lines and connections that got an error
+        self.changes: Counter[tuple[str, str]] = Counter()
+        self.told: Callable[..., None] = _nobody  # hears of reloads and rollbacks: an event's name, then what belongs to it
         self.trace_problem = ""
         self.previous: Loaded | None = None
         self.recorder = trace.Recorder(self.settings.trace_every) if self.settings.trace_path else None
@@ -123,6 +134,11 @@ class Service:
         """What decides now."""
         return self.loaded.controller
 
+    @property
+    def problem(self) -> str:
+        """Why no bundle decides; empty while one does."""
+        return self.loaded.problem
+
     # --- messages
 
     def answer(self, line: bytes, session: Session) -> bytes:
@@ -130,25 +146,54 @@ class Service:
         try:
             message = self._decoder.decode(line)
             if isinstance(message, Decide):
+                begun_s = time.perf_counter()
                 now_s = self._arrival(message.at_s, session)
-                return self._encoder.encode(self.controller.decide(now_s, message))
+                decision = self.controller.decide(now_s, message)
+                self.took.add(time.perf_counter() - begun_s)
+                return self._encoder.encode(decision)
             if isinstance(message, (Report, Told)):
                 self._take_in(message, session)
             elif isinstance(message, Status):
                 return self._encoder.encode(self.status())
-            elif isinstance(message, Reload):
+            else:
+                self._change(message, session)
+        except (msgspec.DecodeError, UnicodeDecodeError, CutlayerError) as error:
+            return self.refuse(str(error))
+        except RecursionError:
+            return self.refuse("brackets are nested too deep")
+        return OK
+
+    def refuse(self, text: str) -> bytes:
+        """A reply that refuses; counted."""
+        self.refused += 1
+        return self._encoder.encode({"error": text})
+
+    def _change(self, message: Reload | Rollback, session: Session) -> None:
+        """What an operator asks for; heard of by whoever keeps the log."""
+        operation: Literal["reload", "rollback"] = "reload" if isinstance(message, Reload) else "rollback"
+        if not session.operator:
+            raise PeerError(
+                f"{session.who} may not {operation}; ask as the daemon's own user or root, or name it in operator_uids or _gids"
+            )
+        self.change(operation, session.who)
+
+    def change(self, operation: Literal["reload", "rollback"], who: str) -> None:
+        """Reload or roll back, count it and tell the log.
+
+        Raises:
+            CutlayerError: it is refused; what decided goes on.
+        """
+        try:
+            if operation == "reload":
                 self.reload()
             else:
                 self.rollback()
-        except (msgspec.DecodeError, UnicodeDecodeError, CutlayerError) as error:
-            return self.error(str(error))
-        except RecursionError:
-            return self.error("brackets are nested too deep")
-        return OK
-
-    def error(self, text: str) -> bytes:
-        """A reply that refuses."""
-        return self._encoder.encode({"error": text})
+        except CutlayerError as error:
+            self.changes[operation, "refused"] += 1
+            self.told(f"{operation}-refused", by=who, error=str(error))
+            raise
+        self.changes[operation, "done"] += 1
+        self.told(operation, by=who, **self.named(), bundle_sha256=self.loaded.digest, mode=self.controller.mode)
 
     def _take_in(self, message: Report | Told, session: Session) -> None:
         plans = len(self.controller.task.plans)
@@ -192,7 +237,7 @@ class Service:
             "uptime_s": self._clock() - self._started_s,
             **found,
             "problem": self.problem,
-            "plans_sha256": self.loaded.plans_sha256,
+            **self.identity(),
             "mode": controller.mode,
             "verdict": controller.verdict,
             "rollback": self.previous is not None,
@@ -200,12 +245,37 @@ class Service:
             "decisions": counts.decisions,
             "reports": counts.reports,
             "lost": counts.lost,
+            "misses": controller.live.misses,
+            "refused": self.refused,
             "fallbacks": counts.fallbacks,
             "shadow_agreed": counts.shadow_agreed,
             "steps": dict(counts.steps),
             "reasons": dict(counts.reasons),
             "trace_problem": self.trace_problem,
-            "trace_dropped": 0 if self.recorder is None else self.recorder.dropped,
+            "trace_dropped": self.dropped,
+            "now": self.present(),
+        }
+
+    @property
+    def dropped(self) -> int:
+        """Lines of the trace for which there was no room."""
+        return 0 if self.recorder is None else self.recorder.dropped
+
+    def present(self) -> Present:
+        """The last decision, the last answers, and what is believed of link and edge, on the clock that messages are on."""
+        now_s = self._clock() if self.settings.clock == "device" else max(self._arrived_s, self._told_s)
+        return live.present(self.controller.live, self.controller.readings, self.controller.estimators, now_s)
+
+    def identity(self) -> dict[str, object]:
+        """Which file decides, by its digest, what it was trained from, and whether its signature was asked for."""
+        loaded = self.loaded
+        trained = {} if self.problem else {name: str(loaded.controller.bundle.trained.get(name, "")) for name in ("commit", "date")}
+        return {
+            "bundle": loaded.settings.bundle,
+            "bundle_sha256": loaded.digest,
+            "plans_sha256": loaded.plans_sha256,
+            "trained": trained,
+            "signed": bool(loaded.digest and loaded.settings.public_key),
         }
 
     def named(self) -> dict[str, str]:
@@ -237,7 +307,7 @@ class Service:
             return
         fresh = self._make(settings, _bundle(settings), digest, self._before(settings))
         fresh.controller.go_on_from(old.controller)
-        self.settings, self.problem, self.previous = settings, "", old
+        self.settings, self.previous = settings, old
         self._swap(fresh)
 
     def rollback(self) -> None:
@@ -266,17 +336,17 @@ class Service:
                 digest, loaded = _digest(Path(settings.bundle)), _bundle(settings)
                 incumbent = _bundle(settings, settings.incumbent) if settings.incumbent else None
                 return self._make(settings, loaded, digest, incumbent)
-            self.problem = "no bundle is configured"
+            problem = "no bundle is configured"
         except BundleError as error:
             if settings.task is None:
                 raise
-            self.problem = str(error)
+            problem = str(error)
         assert settings.task is not None  # without a bundle its absence is refused by the configuration
         missing = "bundle-rejected" if settings.bundle and Path(settings.bundle).exists() else "no-bundle"
         controller = Controller(
             _task(settings.task), missing=missing, settings=settings.controller, clock=time.perf_counter, recorder=self.recorder
         )
-        return Loaded(controller, "", controller.task.plans.digest(), settings, None)
+        return Loaded(controller, "", controller.task.plans.digest(), settings, None, problem)
 
     def _make(self, settings: DaemonConfig, loaded: Bundle, digest: str, incumbent: Bundle | None) -> Loaded:
         controller = Controller(
@@ -321,6 +391,10 @@ class Service:
     def verdict(self) -> Verdict | None:
         """What the last look at a trial found."""
         return self.controller.verdict
+
+
+def _nobody(event: str, **more: object) -> None:
+    """Hears of events where there is no log."""
 
 
 def _digest(file: Path) -> str:

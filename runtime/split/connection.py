@@ -9,9 +9,10 @@ import socket
 import ssl
 import struct
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from cutlayer.errors import PeerError
@@ -99,6 +100,15 @@ class Connection:
         """
         return self.exchange(_PROBE, bytes(count), give_up_s)[0]
 
+    @property
+    def barred(self) -> bool:
+        """Whether there is no connection, and none is tried because the last try failed a moment ago."""
+        return self._socket is None and self._clock() < self._retry_s
+
+    def try_again(self) -> None:
+        """Let the next `exchange` try to connect, however short ago the last try failed."""
+        self._retry_s = -math.inf
+
     def close(self) -> None:
         """Hang up; the next `exchange` makes a new connection."""
         if self._socket is not None:
@@ -116,7 +126,7 @@ class Connection:
         if self._socket is not None and _ended(self._socket):
             self.close()  # the edge was stopped in between; it may be back
         if self._socket is None:
-            if self._clock() < self._retry_s:
+            if self.barred:
                 raise PeerError("could not be reached a moment ago")
             try:
                 self._socket = self._greet(give_up_s)
@@ -145,7 +155,7 @@ class Connection:
     ) -> tuple[Reply, NDArray[np.float32]]:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         crc, left_s = protocol.checksum(payload), self._left_s(give_up_s)
-        request = replace(
+        request = msgspec.structs.replace(
             request, sequence=self._sequence, model=self._shapes.model, length=len(payload), crc=crc, deadline_s=left_s
         )  # fmt: skip
         self._send(peer, protocol.pack_request(request), payload, give_up_s, pace)
@@ -169,9 +179,11 @@ class Connection:
         self.transfer = transfer = Transfer(at_s, at_s)
         if pace is None:
             peer.settimeout(self._left_s(give_up_s))
-            sent = 0 if isinstance(peer, ssl.SSLSocket) else peer.sendmsg([header, payload])  # TLS gathers nothing
-            if sent < HEADER_BYTES + len(payload):  # the system's buffer is full
-                peer.sendall((header + payload)[sent:])
+            if isinstance(peer, ssl.SSLSocket):  # TLS gathers nothing
+                peer.sendall(header + payload)
+            elif (sent := peer.sendmsg([header, payload])) < HEADER_BYTES + len(payload):  # the system's buffer is full
+                rest = (header + payload)[sent:] if sent < HEADER_BYTES else memoryview(payload)[sent - HEADER_BYTES :]
+                peer.sendall(rest)
             transfer.end_s, transfer.sent_bytes = self._clock(), HEADER_BYTES + len(payload)
             return
         frame = memoryview(header + payload)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cutlayer.profiles.codecs import Encoded
     from cutlayer.runtime.split.address import Address
     from cutlayer.runtime.split.graphs import Graphs
     from cutlayer.runtime.split.pace import Pace
@@ -39,7 +40,7 @@ class Inference:
     """What became of one request. Instants and durations by the device's clock; queue_s, decode_s and compute_s by the edge's.
 
     exit is the one that answered, not always the one asked for; status says who did, reason why not the edge.
-    device_s is the work before sending, encoding (encode_s) and padding included; late_s by how much it overran the padding.
+    device_s is the work before sending, encoding (encode_s) and padding included; late_s by how much work overran its padding.
     exchange_s runs from then to the reply, or to giving up (a new connection included), fallback_s is the work after giving up.
     """
 
@@ -98,46 +99,43 @@ class DeviceAgent:
         self.connection.close()
 
     def infer(
-        self, pixels: NDArray[np.uint8], exit_: int, partition: int, bits: int, deadline_s: float, *, pad_s: float = 0.0
+        self,
+        pixels: NDArray[np.uint8],
+        exit_: int,
+        partition: int,
+        bits: int,
+        deadline_s: float,
+        *,
+        give_up_s: float | None = None,
+        pad_s: float = 0.0,
+        fallback_pad_s: float = 0.0,
     ) -> Inference:
         """Answer for `pixels` (height, width, 3) by the plan (exit, partition, bits), whatever the edge does.
 
         Partition 0 sends the pixels, depths[exit] + 1 sends nothing, and bits counts in between only. The edge is
-        waited for until the deadline and the margin have passed. pad_s makes the device's work before sending last
-        that long: a slower device, emulated.
+        waited for until `give_up_s` after the call, as a controller decides it; else until the deadline and the margin have passed.
+        pad_s makes the device's work before sending last that long, fallback_pad_s its own answer after giving up: a slower device,
+        emulated.
 
         Raises:
             ConfigError: the network has no such plan, or takes other pixels.
         """
         begin_s = self._clock()
-        self._check(pixels, exit_, partition, bits)
-        image = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        if partition > self._graphs.shapes.depths[exit_]:
-            logits = self._graphs.suffix(0, exit_, image.astype(np.float32))
-            late_s = self._pad(begin_s, pad_s)
-            took_s = self._clock() - begin_s
-            return Inference(logits, exit_, "device", took_s, took_s, late_s=late_s)
-        if partition == 0:
-            encoding_s = self._clock()
-            coded = codecs.encode_raw(image)
-        else:
-            cut, kept = self._graphs.prefix_and_kept(partition, image.astype(np.float32))
-            encoding_s = self._clock()
-            coded = codecs.encode(cut, bits)
-        encode_s = self._clock() - encoding_s
+        waits_s = deadline_s + self._margin_s if give_up_s is None else give_up_s
+        front = compute(self._graphs, pixels, exit_, partition, bits, self._clock)
         late_s = self._pad(begin_s, pad_s)
         device_s = self._clock() - begin_s
-
-        request = Request(0, b"", 0, 0, exit=exit_, partition=partition, bits=coded.bits, lo=coded.lo, scale=coded.scale)
+        if front.coded is None:
+            return Inference(front.tensor, exit_, "device", device_s, device_s, late_s=late_s)
         reply, answering, reason = _NO_REPLY, exit_, ""
         try:
-            reply, logits = self.connection.exchange(request, coded.data, begin_s + deadline_s + self._margin_s)
+            reply, logits = self.connection.exchange(front.request, front.coded.data, begin_s + waits_s)
         except PeerError as error:
             reason = str(error)
         exchanged_s = self._clock()
         if reason:
-            answering, depth = resumable(self._graphs.shapes, partition)
-            logits = self._graphs.suffix(depth, answering, image.astype(np.float32) if partition == 0 else kept)
+            answering, logits = answer_alone(self._graphs, partition, front.tensor)
+            late_s += self._pad(exchanged_s, fallback_pad_s)
         end_s = self._clock()
         transfer = self.connection.transfer
         return Inference(
@@ -146,7 +144,7 @@ class DeviceAgent:
             status="fallback" if reason else "edge",
             latency_s=end_s - begin_s,
             device_s=device_s,
-            encode_s=encode_s,
+            encode_s=front.encode_s,
             late_s=late_s,
             sent_bytes=transfer.sent_bytes,
             send_start_s=transfer.start_s,
@@ -169,17 +167,58 @@ class DeviceAgent:
             self._sleep(left_s)
         return max(0.0, -left_s) if pad_s > 0 else 0.0
 
-    def _check(self, pixels: NDArray[np.uint8], exit_: int, partition: int, bits: int) -> None:
-        shapes = self._graphs.shapes
-        channels, height, width = self._graphs.manifest.input_shape
-        if pixels.shape != (height, width, channels) or pixels.dtype != np.uint8:
-            raise ConfigError(
-                f"pixels of {pixels.dtype} {pixels.shape}; {self._graphs.manifest.model} takes uint8 {(height, width, channels)}"
-            )
-        if not 0 <= exit_ < len(shapes.depths):
-            raise ConfigError(f"no exit {exit_}; {self._graphs.manifest.model} has 0 to {len(shapes.depths) - 1}")
-        depth = shapes.depths[exit_]
-        if not 0 <= partition <= depth + 1:
-            raise ConfigError(f"no partition {partition} of exit {exit_}; give 0 to {depth + 1}")
-        if 0 < partition <= depth and bits not in BITS:
-            raise ConfigError(f"no code of {bits} bits; give one of {', '.join(map(str, BITS))}")
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the device has computed of a plan: its answer, where it sends nothing; else what it sends, and how it could go on alone.
+
+    tensor: the logits; or what its own exit reads (`answer_alone`). encode_s is the part of the work that made `coded`.
+    """
+
+    tensor: NDArray[np.float32]
+    coded: Encoded | None = None
+    request: Request = Request(0, b"", 0, 0)  # noqa: RUF009 - a frozen value
+    encode_s: float = 0.0
+
+
+def compute(
+    graphs: Graphs, pixels: NDArray[np.uint8], exit_: int, partition: int, bits: int, clock: Callable[[], float] = time.monotonic
+) -> Front:
+    """The device's part of a plan for `pixels` (height, width, 3).
+
+    Raises:
+        ConfigError: the network has no such plan, or takes other pixels.
+    """
+    _check(graphs, pixels, exit_, partition, bits)
+    image = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    if partition > graphs.shapes.depths[exit_]:
+        return Front(graphs.suffix(0, exit_, image.astype(np.float32)))
+    if partition == 0:
+        begin_s, kept = clock(), image.astype(np.float32)
+        coded = codecs.encode_raw(image)
+    else:
+        cut, kept = graphs.prefix_and_kept(partition, image.astype(np.float32))
+        begin_s = clock()
+        coded = codecs.encode(cut, bits)
+    request = Request(0, b"", 0, 0, exit=exit_, partition=partition, bits=coded.bits, lo=coded.lo, scale=coded.scale)
+    return Front(kept, coded, request, clock() - begin_s)
+
+
+def answer_alone(graphs: Graphs, partition: int, kept: NDArray[np.float32]) -> tuple[int, NDArray[np.float32]]:
+    """Exit and logits of the device's own answer after `partition` layers, from the tensor that `compute` kept."""
+    answering, depth = resumable(graphs.shapes, partition)
+    return answering, graphs.suffix(depth, answering, kept)
+
+
+def _check(graphs: Graphs, pixels: NDArray[np.uint8], exit_: int, partition: int, bits: int) -> None:
+    shapes, model = graphs.shapes, graphs.manifest.model
+    channels, height, width = graphs.manifest.input_shape
+    if pixels.shape != (height, width, channels) or pixels.dtype != np.uint8:
+        raise ConfigError(f"pixels of {pixels.dtype} {pixels.shape}; {model} takes uint8 {(height, width, channels)}")
+    if not 0 <= exit_ < len(shapes.depths):
+        raise ConfigError(f"no exit {exit_}; {model} has 0 to {len(shapes.depths) - 1}")
+    depth = shapes.depths[exit_]
+    if not 0 <= partition <= depth + 1:
+        raise ConfigError(f"no partition {partition} of exit {exit_}; give 0 to {depth + 1}")
+    if 0 < partition <= depth and bits not in BITS:
+        raise ConfigError(f"no code of {bits} bits; give one of {', '.join(map(str, BITS))}")

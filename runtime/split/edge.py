@@ -4,6 +4,7 @@ One thread a connection; computing is one at a time, because the profiles are th
 at a time, and the wait for it is measured and sent back. What may go wrong with a peer and what becomes of it:
 
     damaged header, other version, other model, no such plan, wrong length    refused by status, then hung up on
+    a frame that was there before, or out of order                            refused by status, then hung up on
     damaged payload, deadline passed, too many waiting, computing failed      refused by status, connection kept
     silent or slow in the middle of a frame                                   hung up on
     gone without a word                                                       found by TCP keep-alive
@@ -38,6 +39,7 @@ from cutlayer.runtime.split.protocol import (
     Request,
     Status,
     checksum,
+    expect_next,
     judge,
     pack_reply,
     parse_request,
@@ -144,8 +146,8 @@ class EdgeServer:
         try:
             with peer, self._secured(peer) as line:
                 _tune(line)
-                inbox = Inbox(self._graphs.shapes.largest_frame)
-                while self._answer(line, inbox, address):
+                inbox, before = Inbox(self._graphs.shapes.largest_frame), -1
+                while (before := self._answer(line, inbox, address, before)) >= 0:
                     pass
         except (PeerError, OSError) as error:
             logger.info("hung up on %s: %s", address, error)
@@ -165,12 +167,13 @@ class EdgeServer:
             self._peers[threading.current_thread()] = line
         return line
 
-    def _answer(self, peer: socket.socket, inbox: Inbox, address: object) -> bool:
-        """Take one request and reply; whether the connection goes on."""
+    def _answer(self, peer: socket.socket, inbox: Inbox, address: object, before: int) -> int:
+        """Take one request and reply; its sequence number, or -1 where the connection ends. before: that of the last one, or -1."""
         if not self._receive(peer, inbox, HEADER_BYTES):
-            return False
+            return -1
         try:
             request = parse_request(inbox.front(HEADER_BYTES))
+            expect_next(request.sequence, before)
         except PeerError as error:
             logger.info("refused %s: %s", address, error)
             self._send(peer, Reply(0, Status.BAD_FRAME))
@@ -182,14 +185,14 @@ class EdgeServer:
             return self._hang_up(peer, inbox)
         frame = HEADER_BYTES + request.length
         if not self._receive(peer, inbox, frame):
-            return False
+            return -1
         seen = (max(0, frame - inbox.first_bytes), inbox.last_s - inbox.first_s, inbox.first_s)
         reply, logits = self._work(request, inbox.front(frame)[HEADER_BYTES:], *seen)
         inbox.drop(frame)
         if reply.status != Status.OK:
             logger.info("refused %s: %s", address, reply.status.name)
         self._send(peer, reply, logits)
-        return True
+        return request.sequence
 
     def _receive(self, peer: socket.socket, inbox: Inbox, count: int) -> bool:
         """Until `count` bytes are in; False where the peer closes between two frames.
@@ -266,8 +269,8 @@ class EdgeServer:
         peer.settimeout(self._idle_s)
         peer.sendall(pack_reply(reply) + logits)
 
-    def _hang_up(self, peer: socket.socket, inbox: Inbox) -> bool:
-        """Close so that the refusal arrives: closing with unread bytes would make TCP throw it away. Always False."""
+    def _hang_up(self, peer: socket.socket, inbox: Inbox) -> int:
+        """Close so that the refusal arrives: closing with unread bytes would make TCP throw it away. Always -1."""
         peer.shutdown(socket.SHUT_WR)
         inbox.drop(len(inbox))
         end_s = self._clock() + DRAIN_S
@@ -275,7 +278,7 @@ class EdgeServer:
             peer.settimeout(left_s)
             if peer.recv_into(inbox.space()) == 0:
                 break
-        return False
+        return -1
 
 
 def _tune(peer: socket.socket) -> None:

@@ -35,6 +35,8 @@ import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 
+import msgspec
+
 from cutlayer.errors import PeerError
 from cutlayer.profiles.codecs import BITS, HEADER_BYTES, RAW_BITS, payload_bytes
 
@@ -115,8 +117,7 @@ class Shapes:
         return self.classes * FLOAT_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """Header of a request. deadline_s is the time left when it was sent, 0 where there is no deadline; length and crc are the payload's."""
 
     sequence: int
@@ -132,8 +133,7 @@ class Request:
     deadline_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """Header of a reply.
 
     queue_s is the wait before the edge began, decode_s and compute_s its work; waiting counts the other requests that were there.
@@ -210,6 +210,16 @@ def parse_reply(header: bytes | memoryview) -> Reply:
     return Reply(
         sequence, Status(status), length, crc, exit_, waiting, queue_s, decode_s, compute_s, bytes_after_first, dispersion_s
     )  # fmt: skip
+
+
+def expect_next(sequence: int, before: int) -> None:
+    """Check that a request's number follows that of the one `before` it on the same connection (-1: it is the first one).
+
+    Raises:
+        PeerError: it was there already, or is out of order: the frame was replayed.
+    """
+    if before >= 0 and not 0 < (sequence - before) & 0xFFFFFFFF < 1 << 31:
+        raise PeerError(f"request {sequence} after {before}: the frame was sent again or is out of order")
 
 
 def judge(request: Request, shapes: Shapes) -> Status:

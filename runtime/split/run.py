@@ -22,7 +22,7 @@ from cutlayer.options import Parser
 from cutlayer.profiles.plans import PlanTable
 from cutlayer.profiles.rows import AFFINE
 from cutlayer.runtime.client import Client
-from cutlayer.runtime.controller import Outcome
+from cutlayer.runtime.messages import UNKNOWN, Outcome, Request
 from cutlayer.runtime.split.address import Address
 from cutlayer.runtime.split.device import DeviceAgent
 from cutlayer.runtime.split.graphs import Graphs
@@ -63,11 +63,14 @@ class Drive(msgspec.Struct, frozen=True):
         return self.slow_down[int(since_s / self.slot_s) % len(self.slow_down)]
 
 
-def outcome(plan: int, start_s: float, done: Inference) -> Outcome:
-    """What the controller learns from an inference that began at `start_s`."""
+def outcome(number: int, plan: int, start_s: float, done: Inference) -> Outcome:
+    """What the controller learns from the inference of request `number` that began at `start_s`."""
     measured = done.bytes_after_first >= MIN_DISPERSION_BYTES
     return Outcome(
+        id=number,
         plan=plan,
+        latency_s=done.latency_s,
+        edge_s=done.decode_s + done.compute_s if done.status == "edge" else UNKNOWN,
         device_start_s=start_s,
         device_s=done.device_s,
         send_start_s=done.send_start_s,
@@ -75,7 +78,7 @@ def outcome(plan: int, start_s: float, done: Inference) -> Outcome:
         sent_bytes=float(done.sent_bytes),
         rate_bytes=float(done.bytes_after_first) if measured else 0.0,
         rate_s=done.dispersion_s if measured else 0.0,
-        edge_wait_s=done.queue_s if done.status == "edge" else -1.0,
+        edge_wait_s=done.queue_s if done.status == "edge" else UNKNOWN,
     )
 
 
@@ -109,13 +112,19 @@ def run(
     agent.warm_up()
     runs = []
     with contextlib.closing(agent), contextlib.closing(exact):
-        for number, image in enumerate(pixels):
-            decision = client.decide(number)
+        for number, image in enumerate(pixels, 1):  # 0 would mean that the agent numbers nothing
+            # One that may not be tried yet after a failure is no edge that can be reached; the controller then says when to probe.
+            decision = client.ask(Request(number, edge_reachable=not agent.connection.barred, deadline_s=deadline_s))
+            if decision.probe:
+                agent.connection.try_again()
             row = plans.rows[decision.plan]
             start_s = time.monotonic()
-            pad_s = (row.device_s + row.encode_s) * drive.factor(start_s - begin_s)
-            done = agent.infer(image, decision.exit, decision.partition, decision.bits, deadline_s, pad_s=pad_s)
-            client.report(outcome(decision.plan, start_s, done))
+            slow = drive.factor(start_s - begin_s)
+            done = agent.infer(
+                image, decision.exit, decision.partition, decision.bits, deadline_s, give_up_s=decision.give_up_s,
+                pad_s=(row.device_s + row.encode_s) * slow, fallback_pad_s=row.fallback_s * slow,
+            )  # fmt: skip
+            client.report(outcome(number, decision.plan, start_s, done))
             # Not part of the measurement: no pace, no padding, and time enough.
             again = exact.infer(image, decision.exit, decision.partition, 32, deadline_s=10.0)
             answers = (done.exit, done.status, done.predicted, again.exit, again.status, again.predicted)

@@ -93,8 +93,14 @@ def predicted_s(plans: PlanTable, setting: LinkSetting) -> NDArray[np.float64]:
     return cost.expected_latency_s(plans, path, cost.Estimate(setting.rate_bps))
 
 
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of this package."""
+    return [sys.executable, "-m", module, *arguments]
+
+
 @contextlib.contextmanager
-def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is talked to by lines; it ends with the block."""
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - this very package
     try:
         yield child
@@ -103,12 +109,17 @@ def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         child.communicate(timeout=30)
 
 
-def _line(child: subprocess.Popen[bytes]) -> bytes:
+def line(child: subprocess.Popen[bytes]) -> bytes:
+    """The next line that a process prints.
+
+    Raises:
+        ConfigError: it ended instead.
+    """
     assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
+    said = child.stdout.readline()
+    if not said:
         raise ConfigError(f"a process of the testbed ended with code {child.wait()}; its words stand on stderr")
-    return line
+    return said
 
 
 class Bench:
@@ -124,21 +135,20 @@ class Bench:
         assert self._device.stdin is not None
         self._device.stdin.write(msgspec.json.encode(trial) + b"\n")
         self._device.stdin.flush()
-        return msgspec.json.decode(_line(self._device), type=Measured)
+        return msgspec.json.decode(line(self._device), type=Measured)
 
 
 @contextlib.contextmanager
 def bench(backend: str, graphs: Path) -> Iterator[Bench]:
     """An edge server and a device over a new link; they end with the block."""
-    module = [sys.executable, "-m"]
     with BACKENDS[backend]() as link:
         # Nobody but the two ends reaches the link's addresses.
-        serve = [*module, "cutlayer.runtime.split.edge", "--graphs", str(graphs), "--host", link.edge_host, "--insecure"]
-        with _process(link.on_edge(serve)) as edge:
-            host, port = link.reach(int(json.loads(_line(edge))["port"]))
-            work = [*module, "cutlayer.runtime.testbed.worker", str(graphs), host, str(port)]
-            with _process(link.on_device(work)) as device:
-                _line(device)
+        serve = python("cutlayer.runtime.split.edge", "--graphs", str(graphs), "--host", link.edge_host, "--insecure")
+        with running(link.on_edge(serve)) as edge:
+            host, port = link.reach(int(json.loads(line(edge))["port"]))
+            work = python("cutlayer.runtime.testbed.worker", str(graphs), host, str(port))
+            with running(link.on_device(work)) as device:
+                line(device)
                 yield Bench(link, device)
 
 

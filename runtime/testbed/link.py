@@ -41,6 +41,7 @@ class Link(Protocol):
 
     name: str
     edge_host: str  # the address that the edge listens on
+    gauge: str  # file of the emulator that tells what has arrived (`proxy.arrived`); empty where the kernel knows
 
     def __enter__(self) -> Self:
         """Start it."""
@@ -113,6 +114,7 @@ class TunLink:
 
     name = "tun"
     edge_host = EDGE_ADDRESS
+    gauge = ""
 
     def __init__(self, seed: int = 0, queue_bytes: int = QUEUE_BYTES) -> None:
         self._arguments = (seed, queue_bytes)
@@ -152,6 +154,7 @@ class ProxyLink:
 
     name = "proxy"
     edge_host = "127.0.0.1"
+    gauge = ""
 
     def __init__(self, seed: int = 0, queue_bytes: int = QUEUE_BYTES) -> None:
         self._arguments = (seed, queue_bytes)
@@ -180,6 +183,7 @@ class ProxyLink:
         assert self._emulator is None, "one edge a proxy"
         self._emulator = _Emulator("proxy", *self._arguments, port)
         self._emulator.say(self._set)
+        self.gauge = str(self._emulator.ready["gauge"])
         return ("127.0.0.1", int(self._emulator.ready["port"]))
 
     def set(self, *, up: Conditions | None = None, down: Conditions | None = None) -> dict[str, int]:
@@ -224,7 +228,9 @@ class Replay:
         slot_s: float,
         others: Conditions,
         clock: Callable[[], float] = time.monotonic,
+        start_s: float | None = None,
     ) -> None:
+        self._begin_s = start_s
         self._link, self._rates_bps, self._slot_s, self._others = link, rates_bps, slot_s, others
         self._clock = clock
         self._stop = threading.Event()
@@ -233,8 +239,8 @@ class Replay:
         self.latest_s = 0.0  # by how much the latest change was late at most
 
     def __enter__(self) -> Self:
-        """Begins with the first slot."""
-        self.start_s = self._clock()
+        """The first slot counts from `start_s` on, or from now; the link is like it at once."""
+        self.start_s = self._clock() if self._begin_s is None else self._begin_s
         self._change(0)
         self._thread.start()
         return self

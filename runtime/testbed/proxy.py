@@ -2,18 +2,21 @@
 
 What a device sends waits, crosses the link at its rate in packets of the size TCP would make, and is written on to the edge when it
 arrives there. What differs from a real link: the handshake of a new connection costs nothing, nothing is lost, and a device
-that resets its connection takes back what has not left yet.
+that resets its connection takes back what has not left yet. The kernel tells the device that bytes were acknowledged which wait here, so
+the proxy keeps a gauge: a file that tells, for each connection of a device, how many of its bytes have arrived (`arrived`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import select
 import socket
 import struct
 import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +26,10 @@ from cutlayer.runtime.testbed.ways import Ways
 
 if TYPE_CHECKING:
     from cutlayer.runtime.testbed.pipe import Pipe
+
+
+_COUNT = struct.Struct("<q")
+_PORTS = 65536
 
 
 class Parcel(NamedTuple):
@@ -38,6 +45,7 @@ class End:
     def __init__(self, peer: socket.socket, pipe: Pipe[Parcel]) -> None:
         self.socket, self.pipe = peer, pipe
         self.other: End
+        self.port = int(peer.getpeername()[1])
         self.reading = True
         self._unwritten = bytearray()
         self._closing = False
@@ -78,7 +86,13 @@ class End:
             end.pipe.forget(lambda parcel, end=end: parcel.target is end.other)  # type: ignore[misc]  # a default binds the loop's value
 
 
-def carry(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel]) -> None:
+def arrived(gauge: mmap.mmap, port: int) -> int:
+    """Bytes that have crossed the link on the device's connection from that port of its own."""
+    count: tuple[int] = _COUNT.unpack_from(gauge, port * _COUNT.size)
+    return count[0]
+
+
+def carry(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel], gauge: mmap.mmap) -> None:
     """Serve connections until stdin ends."""
     ends: list[End] = []
     while True:
@@ -94,10 +108,12 @@ def carry(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel]) ->
                     _try(table[one], act)
         for pipe in (ways.up, ways.down):
             for target, data in pipe.pop(time.monotonic()):
+                if pipe is ways.up:
+                    _count(gauge, target.other.port, arrived(gauge, target.other.port) + len(data))
                 if target.socket.fileno() >= 0:
                     _try(target, End.deliver, data)
         if listener in readable:
-            ends += _admit(listener, edge, ways)
+            ends += _admit(listener, edge, ways, gauge)
         if 0 in readable:
             got = os.read(0, 65536)
             if not got:
@@ -115,8 +131,13 @@ def _try(end: End, act: object, *arguments: object) -> None:
         end.abort()
 
 
-def _admit(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel]) -> list[End]:
-    device, _ = listener.accept()
+def _count(gauge: mmap.mmap, port: int, count: int) -> None:
+    _COUNT.pack_into(gauge, port * _COUNT.size, count)
+
+
+def _admit(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel], gauge: mmap.mmap) -> list[End]:
+    device, (_, port) = listener.accept()
+    _count(gauge, port, 0)
     try:
         server = socket.create_connection(edge, timeout=1.0)  # on this machine: at once or never
     except OSError:
@@ -131,9 +152,11 @@ def main(arguments: list[str]) -> int:
     """Run as `python -m cutlayer.runtime.testbed.proxy SEED QUEUE_BYTES EDGE_PORT`; prints its port once it listens."""
     favour()
     seed, queue_bytes, port = map(int, arguments)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-        carry(listener, ("127.0.0.1", port), Ways(seed, queue_bytes))
+    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.NamedTemporaryFile(prefix="cutlayer-gauge-") as file:
+        file.truncate(_PORTS * _COUNT.size)
+        with mmap.mmap(file.fileno(), _PORTS * _COUNT.size) as gauge:
+            print(json.dumps({"port": listener.getsockname()[1], "gauge": file.name}), flush=True)
+            carry(listener, ("127.0.0.1", port), Ways(seed, queue_bytes), gauge)
     return 0
 
 

@@ -2,6 +2,9 @@
 
     device's namespace, 10.77.0.1 --- TUN --- this process --- TUN --- edge's namespace, 10.77.0.2
 
+A connection that its sender resets takes its packets out of the queue: on a device whose own radio is the narrow place they would
+still lie in the socket (Linux: TCP small queues), where a reset frees them, while a TUN takes them all at once.
+
 Commands come on stdin (`ways`). At its end the process ends, and namespaces and interfaces with it.
 """
 
@@ -11,6 +14,7 @@ import contextlib
 import json
 import os
 import select
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -24,7 +28,10 @@ if TYPE_CHECKING:
     from cutlayer.runtime.testbed.pipe import Pipe
 
 DEVICE_ADDRESS, EDGE_ADDRESS = "10.77.0.1", "10.77.0.2"  # our choice, from the private block 10/8: seen by nobody but the two ends
+NAME, NETWORK = "cutlayer", "10.77.0.0"
+WINDOW = 64  # packets, our choice: more than any input has (the raw image: 35), so that a connection that is made anew costs no round trips
 ETHERNET_BYTES = 14  # a TUN packet has no Ethernet header; the wire that `profiles.cost` models has one
+TCP_RESET = 0x04  # of the flags, byte 13 of the header (RFC 9293)
 PACKET_BYTES = 2048  # more than the interfaces' 1500
 
 
@@ -54,7 +61,30 @@ def _take(source: int, pipe: Pipe[bytes]) -> None:
     with contextlib.suppress(BlockingIOError):
         while True:
             packet = os.read(source, PACKET_BYTES)
+            if (flow := _reset(packet)) is not None:
+                pipe.forget(lambda one, flow=flow: _flow(one) == flow)  # type: ignore[misc]  # a default binds the loop's value
             pipe.push(time.monotonic(), packet, len(packet) + ETHERNET_BYTES)
+
+
+def _flow(packet: bytes) -> bytes:
+    """Addresses and ports of a packet of TCP over IPv4; empty for any other."""
+    at = 4 * (packet[0] & 15)
+    return packet[12:20] + packet[at : at + 4] if packet[0] >> 4 == 4 and packet[9] == socket.IPPROTO_TCP else b""
+
+
+def _reset(packet: bytes) -> bytes | None:
+    """The flow that a packet resets, if it does."""
+    flow = _flow(packet)
+    return flow if flow and packet[4 * (packet[0] & 15) + 13] & TCP_RESET else None
+
+
+def _end(address: str) -> tuple[int, int]:
+    """A namespace and the TUN in it. Connections keep and begin with a wide window: the cost model knows of no slow start."""
+    space = namespaces.new()
+    namespaces.keep_window_when_idle()
+    device = namespaces.tun(NAME, address)
+    namespaces.begin_with_window(NAME, NETWORK, WINDOW)
+    return space, device
 
 
 def main(arguments: list[str]) -> int:
@@ -62,12 +92,7 @@ def main(arguments: list[str]) -> int:
     favour()
     seed, queue_bytes = map(int, arguments)
     try:
-        edge_space = namespaces.new()
-        namespaces.keep_window_when_idle()
-        edge = namespaces.tun("cutlayer", EDGE_ADDRESS)
-        device_space = namespaces.new()
-        namespaces.keep_window_when_idle()
-        device = namespaces.tun("cutlayer", DEVICE_ADDRESS)
+        (edge_space, edge), (device_space, device) = (_end(address) for address in (EDGE_ADDRESS, DEVICE_ADDRESS))
     except ConfigError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 2

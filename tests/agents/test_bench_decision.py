@@ -46,7 +46,7 @@ def test_without_a_compiler_c_is_left_open(monkeypatch):
 @pytest.mark.usefixtures("short")
 def test_the_world_is_one_that_a_policy_decides_in():
     camera = scenarios.make("camera")
-    bundle = bench_decision._bundle(camera)
+    bundle = bench_decision.random_bundle(camera)
     controller = Controller(bundle)
     took = bench_decision._decide(controller, camera)
     counts = controller.counts
@@ -58,7 +58,7 @@ def test_the_world_is_one_that_a_policy_decides_in():
 
 def test_the_tree_is_a_whole_one():
     camera = scenarios.make("camera")
-    bundle = bench_decision._bundle(camera)
+    bundle = bench_decision.random_bundle(camera)
     bundle.tree.check(bundle.policy.inputs, bundle.policy.outputs, "it")
     assert bundle.tree.feature.count(-1) == bench_decision.LEAVES == 256
     observations = np.random.default_rng(0).uniform(-1, 4, (200, bundle.policy.inputs)).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -17,7 +18,8 @@ import pytest
 from cutlayer.errors import ConfigError
 from cutlayer.profiles import codecs
 from cutlayer.profiles.cost import wire_bytes
-from cutlayer.profiles.plans import PlanTable
+from cutlayer.profiles.plans import PlanRow, PlanTable
+from cutlayer.runtime.messages import Decision
 from cutlayer.runtime.split import edge as edge_module
 from cutlayer.runtime.split import protocol
 from cutlayer.runtime.split import run as split_run
@@ -28,6 +30,7 @@ from cutlayer.runtime.split.edge import EdgeServer
 from cutlayer.runtime.split.graphs import resumable
 from cutlayer.runtime.split.pace import TracePace
 from cutlayer.runtime.split.protocol import Kind, Reply, Request, Shapes, Status
+from cutlayer.runtime.split.run import Drive
 
 DEADLINE_S = 5.0  # far from what an inference takes, also on a busy machine
 DEPTHS = (1, 2, 3, 4, 7)
@@ -195,6 +198,52 @@ def test_a_transfer_past_its_deadline_is_given_up_and_the_link_is_free(opened, e
     assert (after.status, after.exit) == ("edge", 4)
 
 
+def test_the_controllers_word_on_giving_up_counts_and_the_devices_own_answer_is_padded_too(opened, edge, image):
+    clock = Clock()
+    pace = TracePace([1e5] + [1e9] * 1000, 1.0, start_s=100.0)  # slow for one second
+    with agent(opened, edge.address, pace=pace, clock=clock, sleep=clock.sleep) as device:
+        got = device.infer(image, 4, 2, 8, 5.0, give_up_s=0.3, pad_s=0.1, fallback_pad_s=0.04)
+    assert (got.status, got.exit) == ("fallback", 1)
+    assert got.device_s == pytest.approx(0.1)
+    assert got.device_s + got.exchange_s == pytest.approx(0.3)
+    assert got.fallback_s == pytest.approx(0.04)
+    assert got.latency_s == pytest.approx(0.34)
+
+
+class Scripted:
+    """A daemon's client that decides as it is told, and keeps what it hears."""
+
+    def __init__(self, *decisions):
+        self._decisions = list(decisions)
+        self.asked, self.reported = [], []
+
+    def ask(self, request):
+        self.asked.append(request)
+        plan, row, probe = self._decisions.pop(0)
+        return Decision(request.id, plan, row.exit, row.partition, row.bits, "policy", "", 0.0, give_up_s=0.5, probe=probe)
+
+    def report(self, outcome):
+        self.reported.append(outcome)
+
+
+def test_a_lost_edge_is_told_and_tried_when_the_controller_says_so(opened, image):
+    """A closed port: the first request finds that out, the second is told to leave it, the third to probe."""
+    rows = [
+        PlanRow(4, 2, 8, 0.0, 0.0, 0.0, 0.0, 8192, 8600, 0.9, 0.0, 1, 0.0, 0.8, 0.0),
+        PlanRow(4, 8, 0, *[0.0] * 4, 0, 0, 0.9, 0.0, 4, 0.0, 0.9, 0.0),
+    ]
+    table = PlanTable("alexnet", "slow", "fast", DEPTHS, tuple(rows))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = Address(*free.getsockname())
+    client = Scripted((0, rows[0], False), (1, rows[1], False), (0, rows[0], True))
+    runs = split_run.run(table, client, opened, address, np.stack([image] * 3), Drive([1e9], [1.0], 1.0), 0.4)
+    assert [one.edge_reachable for one in client.asked] == [True, False, False]
+    assert [(one.id, one.deadline_s) for one in client.asked] == [(1, 0.4), (2, 0.4), (3, 0.4)]
+    assert [one.status for one in runs] == ["fallback", "device", "fallback"]
+    assert [(one.id, one.plan, one.edge_wait_s) for one in client.reported] == [(1, 0, -1.0), (2, 1, -1.0), (3, 0, -1.0)]
+    assert all(one.latency_s > 0.0 for one in client.reported)
+
+
 # --- an edge that is gone, stopped, wrong or mad
 
 
@@ -297,6 +346,106 @@ def test_an_edge_that_sends_what_is_no_reply_is_made_up_for(opened, image, answe
     assert_close(got.logits, own_answer(opened, image, 2)[1])
 
 
+class Meddler:
+    """Stands between a device and an edge, and spoils the second frame of one direction (the first one is the greeting) once."""
+
+    def __init__(self, edge, spoil, *, up):
+        self._edge, self._spoil, self._up = edge, spoil, up
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = Address(*self._listener.getsockname())
+        self._threads = [threading.Thread(target=self._serve, daemon=True)]
+        self._sockets = []
+
+    def __enter__(self):
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for one in self._sockets:
+            shut(one)
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+    def _serve(self):
+        while True:
+            try:
+                device, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection((self._edge.host, self._edge.port))
+            self._sockets += [device, server]
+            for source, target, spoilt in ((device, server, self._up), (server, device, not self._up)):
+                self._threads.append(threading.Thread(target=self._carry, args=(source, target, spoilt), daemon=True))
+                self._threads[-1].start()
+
+    def _carry(self, source, target, spoilt):
+        frames = 0
+        with contextlib.suppress(OSError):
+            while header := source.recv(48, socket.MSG_WAITALL):
+                frame = header + source.recv(int.from_bytes(header[36:40], "little"), socket.MSG_WAITALL)
+                frames += 1
+                meddle, self._spoil = (self._spoil, None) if spoilt and frames == 2 else (None, self._spoil)
+                if meddle is None:
+                    target.sendall(frame)
+                elif sent := meddle(frame):
+                    target.sendall(sent)
+                    if len(sent) < len(frame):
+                        break
+        shut(source)
+        shut(target)
+
+
+def shut(end):
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def flipped(at):
+    return lambda frame: frame[:at] + bytes([frame[at] ^ 1]) + frame[at + 1 :]
+
+
+FAULTS = {
+    "corrupt header": (flipped(20), True, "refused: bad frame"),
+    "corrupt tensor": (flipped(500), True, "refused: bad checksum"),
+    "truncated request": (lambda frame: frame[:2000], True, "closed the connection|reset by peer"),
+    "swallowed request": (lambda _: b"", True, "no reply in time"),
+    "wrong model": (lambda frame: reframed(frame, model=b"another!"), True, "refused: wrong model"),
+    "corrupt reply": (flipped(20), False, "header was damaged"),
+    "corrupt logits": (flipped(60), False, "logits were damaged"),
+    "truncated reply": (lambda frame: frame[:70], False, "closed the connection|reset by peer"),
+    "swallowed reply": (lambda _: b"", False, "no reply in time"),
+}
+
+
+def reframed(frame, **changes):
+    return protocol.pack_request(msgspec.structs.replace(protocol.parse_request(frame[:48]), **changes)) + frame[48:]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_on_the_way_is_named_and_the_device_answers_and_goes_on(opened, edge, image, fault):
+    spoil, up, reason = FAULTS[fault]
+    with Meddler(edge.address, spoil, up=up) as meddler, agent(opened, meddler.address) as device:
+        got = device.infer(image, 4, 2, 8, DEADLINE_S, give_up_s=0.3 if "swallowed" in fault else DEADLINE_S)
+        assert (got.status, got.exit) == ("fallback", 1)
+        assert re.search(reason, got.reason), got.reason
+        assert_close(got.logits, own_answer(opened, image, 2)[1])
+        assert device.infer(image, 4, 2, 8, DEADLINE_S).status == "edge"
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_replayed_frame_costs_the_connection_and_no_answer(opened, edge, image, up):
+    """The first copy is answered; the second is an error: the edge's where a request comes again, the device's where a reply does."""
+    with Meddler(edge.address, lambda frame: frame + frame, up=up) as meddler, agent(opened, meddler.address) as device:
+        for _ in range(3):
+            got = device.infer(image, 4, 2, 8, DEADLINE_S)
+            assert (got.status, got.exit) in {("edge", 4), ("fallback", 1)}
+        assert got.status == "edge"
+
+
 # --- a device that is wrong, mad or gone
 
 
@@ -343,7 +492,7 @@ def test_bytes_of_another_protocol_are_refused(edge):
 def test_a_damaged_payload_is_refused_and_the_connection_goes_on(opened, edge, image):
     payload = codecs.encode(opened.prefix(1, chw(image)), 32).data
     good = framed(opened.shapes, payload, bits=32)
-    damaged = bytearray(good)
+    damaged = bytearray(framed(opened.shapes, payload, bits=32, sequence=8))
     damaged[1000] ^= 1
     with connect(edge.address, DEADLINE_S) as peer:
         peer.sendall(damaged)
@@ -353,6 +502,23 @@ def test_a_damaged_payload_is_refused_and_the_connection_goes_on(opened, edge, i
         reply = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
         assert (reply.status, reply.sequence) == (Status.OK, 9)
         np.testing.assert_array_equal(np.frombuffer(peer.recv(40, socket.MSG_WAITALL), np.float32), opened.suffix(0, 0, chw(image)))
+
+
+@pytest.mark.parametrize("sequence", [9, 8, 9 - 2**31 & 0xFFFFFFFF])
+def test_a_frame_that_comes_again_or_out_of_order_is_refused_and_hung_up_on(opened, edge, sequence):
+    with connect(edge.address, DEADLINE_S) as peer:
+        peer.sendall(framed(opened.shapes, b"", kind=Kind.PROBE))
+        assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.OK
+        peer.sendall(framed(opened.shapes, b"", kind=Kind.PROBE, sequence=sequence))
+        assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.BAD_FRAME
+        assert peer.recv(1) == b""
+
+
+def test_sequence_numbers_go_round(opened, edge):
+    with connect(edge.address, DEADLINE_S) as peer:
+        for sequence in (2**32 - 1, 0, 1):
+            peer.sendall(framed(opened.shapes, b"", kind=Kind.PROBE, sequence=sequence))
+            assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.OK
 
 
 def test_two_frames_at_once_are_answered_in_order(opened, edge):
@@ -417,7 +583,7 @@ def test_work_that_is_late_already_is_dropped():
     ):
         peer.sendall(framed(slow.shapes, bytes(4), deadline_s=0.5))
         assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.LATE
-        peer.sendall(framed(slow.shapes, bytes(4), deadline_s=100.0))
+        peer.sendall(framed(slow.shapes, bytes(4), deadline_s=100.0, sequence=10))
         reply = protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL))
     assert (reply.status, reply.queue_s, reply.decode_s, reply.compute_s) == (Status.OK, 1.0, 1.0, 1.0)
 
@@ -426,8 +592,8 @@ def test_a_fault_in_computing_is_told_and_survived(caplog):
     slow = Slow()
     slow.suffix = lambda *_: 1 / 0
     with serving(slow) as server, connect(server.address, DEADLINE_S) as peer:
-        for _ in range(2):
-            peer.sendall(framed(slow.shapes, bytes(4)))
+        for sequence in (1, 2):
+            peer.sendall(framed(slow.shapes, bytes(4), sequence=sequence))
             assert protocol.parse_reply(peer.recv(48, socket.MSG_WAITALL)).status == Status.FAILED
     assert "ZeroDivisionError" in caplog.text
 

@@ -16,8 +16,8 @@ from cutlayer.envs.simulation import Simulation
 from cutlayer.errors import ConfigError
 from cutlayer.runtime import features, trace
 from cutlayer.runtime.controller import Controller, Decision, Outcome, Progress, Request
-from cutlayer.runtime.daemon import Decide, Report
 from cutlayer.runtime.replaying import replay, rerun
+from cutlayer.runtime.service import Decide, Report
 from cutlayer.runtime.trace import Decided, Progressed, Recorder, Reported
 
 RATE_BPS = 4e6

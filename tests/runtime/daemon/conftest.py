@@ -21,11 +21,11 @@ COMMAND = (sys.executable, "-m", "cutlayer.runtime.daemon")
 
 
 class Running:
-    """A daemon that has said it is ready."""
+    """A daemon that has said that it begins and that it is ready."""
 
     def __init__(self, process, path):
         self.process, self.path = process, path
-        self.ready = self.line()
+        self.started, self.ready = self.line(), self.line()
 
     def line(self):
         """The next line of its log, parsed."""
@@ -64,7 +64,7 @@ def _refused(*options):
     """Run a daemon that must not start; its one line of complaint."""
     done = subprocess.run([*COMMAND, *map(str, options)], check=False, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2, done
-    assert done.stdout == ""
+    assert all(json.loads(line)["event"] == "start" for line in done.stdout.splitlines()), "it was never ready"
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("cutlayerd: ")

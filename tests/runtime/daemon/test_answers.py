@@ -19,7 +19,8 @@ PATIENCE_S = 30.0  # far beyond what anything here takes, also on a busy machine
 
 
 def test_it_says_when_it_is_ready(shared):
-    assert shared.ready["ready"] is True
+    assert (shared.started["event"], shared.ready["event"]) == ("start", "ready")
+    assert shared.started["pid"] == shared.process.pid
     assert shared.ready["socket"] == str(shared.path)
     assert (shared.ready["scenario"], shared.ready["algorithm"]) == ("tiny-scenario", "shared")
 

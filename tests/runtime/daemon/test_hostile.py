@@ -8,6 +8,8 @@ import json
 import os
 import resource
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -114,6 +116,58 @@ def test_the_kernel_tells_who_asks(configured, folder, running, ask, raw, settin
                 error = json.loads(lines.readline())["error"]
                 assert error.startswith(f"user {os.getuid()} of group {os.getgid()} is not answered")
                 assert lines.readline() == b""
+
+
+AS_ANOTHER = """
+import os, socket, sys
+path, line, user, group, *more = sys.argv[1:]
+os.setgroups([int(one) for one in more])
+os.setgid(int(group))
+os.setuid(int(user))
+with socket.socket(socket.AF_UNIX) as way:
+    way.connect(path)
+    way.sendall(line.encode() + b"\\n")
+    print(way.makefile().readline())
+"""
+OTHER, GROUP, SECOND = 54_321, 54_322, 54_323  # of a user that owns nothing here
+
+
+def as_another(made, line, *groups):
+    """The reply to a line of another user; the socket is opened to all first, as a wrong umask or a helpful admin would."""
+    for path in (made.path, *made.path.parents):
+        if path.stat().st_uid == os.getuid() and str(path).startswith("/tmp"):  # noqa: S108 - pytest's own folder
+            path.chmod(path.stat().st_mode | 0o077)
+    command = [sys.executable, "-c", AS_ANOTHER, str(made.path), line, str(OTHER), str(GROUP), *map(str, groups)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can connect as somebody else")
+@pytest.mark.parametrize("operation", ["reload", "rollback"])
+@pytest.mark.parametrize(
+    ("settings", "groups", "allowed"),
+    [
+        ([], [], False),
+        ([f"operator_uids = [{OTHER}]"], [], True),
+        ([f"operator_gids = [{GROUP}]"], [], True),
+        ([f"operator_gids = [{SECOND}]"], [], False),
+        ([f"operator_gids = [{SECOND}]"], [SECOND], True),
+    ],
+)
+def test_only_operators_change_what_decides(configured, folder, running, make_bundle, operation, settings, groups, allowed):
+    with running(folder / "d.sock", "--config", configured(*settings)) as made, made.client() as own:
+        make_bundle(algorithm="newer").save(folder / "policy.cutlayer", "0")
+        if operation == "rollback":
+            own.reload()
+        before = own.status()["algorithm"]
+        reply = as_another(made, f'{{"op":"{operation}"}}', *groups)
+        if allowed:
+            assert reply == {"ok": True}
+            assert own.status()["algorithm"] != before
+            assert made.line()["by"] in (f"user {OTHER} of group {GROUP}", f"user {os.getuid()} of group {os.getgid()}")
+        else:
+            assert f"user {OTHER} of group {GROUP} may not {operation}" in reply["error"]
+            assert own.status()["algorithm"] == before
+        assert as_another(made, '{"op":"decide","id":3}', *groups)["id"] == 3, "all others may ask"
 
 
 def test_the_socket_is_given_to_a_group(tmp_path):

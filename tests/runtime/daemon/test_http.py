@@ -35,6 +35,14 @@ def samples(text):
     return {(one.name, *one.labels.values()): one.value for family in text_string_to_metric_families(text) for one in family.samples}
 
 
+def strip(status):
+    return {
+        name: strip(value) if isinstance(value, dict) else value
+        for name, value in status.items()
+        if not name.endswith("age_s") and name != "uptime_s"
+    }
+
+
 def test_it_is_alive_ready_and_tells_what_the_socket_tells(served):
     assert get(served, "/healthz") == (200, '{"ok": true}')
     assert get(served, "/readyz") == (200, '{"ready": true}')
@@ -44,7 +52,8 @@ def test_it_is_alive_ready_and_tells_what_the_socket_tells(served):
     code, body = get(served, "/v1/status")
     theirs = json.loads(body)
     assert code == 200
-    assert {**theirs, "uptime_s": 0} == {**mine, "uptime_s": 0}
+    # What is not an age is equal; the ages and the clock go on.
+    assert strip(theirs) == strip(mine)
     assert get(served, "/nothing")[0] == 404
     assert served.stop()[0] == 0
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,11 @@ from cutlayer.runtime.notify import Notifier
 
 PATIENCE_S = 30.0  # far beyond what anything here takes, also on a busy machine
 HEAVY = ("torch", "gymnasium", "simpy", "stable_baselines3", "numba", "matplotlib", "onnxruntime")
+
+
+def told(log):
+    """Events of a log, each with what belongs to it."""
+    return [(line["event"], {name: line[name] for name in line if name not in ("timestamp", "level", "event")}) for line in log]
 
 
 # --- signals
@@ -31,7 +39,7 @@ def test_it_stops_when_told_to_and_leaves_nothing_behind(served, number, raw):
         client.decide(1)
         code, log, errors = made.stop(number)
     assert (code, errors) == (0, "")
-    assert log == [{"draining": True, "clients": 2}, {"stopped": True, "decisions": 1, "cut_off": 0}]
+    assert told(log) == [("drain", {"clients": 2}), ("stop", {"decisions": 1, "cut_off": 0})]
     assert list(made.path.parent.iterdir()) == [path]
 
 
@@ -43,13 +51,14 @@ def test_hangup_reloads_all_or_nothing(served, make_bundle):
             path.write_bytes(broken)
             made.process.send_signal(signal.SIGHUP)
             said = made.line()
-            assert said["reloaded"] is False
+            assert (said["event"], said["level"], said["by"]) == ("reload-refused", "error", "SIGHUP")
             assert str(path) in said["error"]
             assert client.decide(1).step == "policy"
             assert client.status()["algorithm"] == "none"
         make_bundle(algorithm="newer").save(path, "0")
         made.process.send_signal(signal.SIGHUP)
-        assert made.line() == {"reloaded": True, "scenario": "tiny-scenario", "algorithm": "newer"}
+        ((event, said),) = told([made.line()])
+        assert (event, said["by"], said["scenario"], said["algorithm"]) == ("reload", "SIGHUP", "tiny-scenario", "newer")
         status = client.status()
     assert (status["algorithm"], status["decisions"]) == ("newer", 3)
 
@@ -153,6 +162,23 @@ out.write(json.dumps([code, sorted({{name.partition(".")[0] for name in sys.modu
     assert {"numpy", "msgspec"} <= set(modules)
 
 
+MOST_RSS_BYTES, MOST_START_S = 70_000_000, 1.5  # what is promised
+
+
+def test_it_is_small_and_soon_ready(configured, folder, running):
+    """With HTTP on and a thousand decisions made. Of the time until it is ready only the processor's is the daemon's own."""
+    with running(folder / "d.sock", "--config", configured('http = "127.0.0.1:0"')) as made:
+        words = (Path("/proc") / str(made.process.pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        started_s = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime of proc(5), fields 14 and 15
+        with made.client() as client:
+            for number in range(1_000):
+                client.decide(number)
+        with urllib.request.urlopen(f"http://{made.ready['http']}/metrics", timeout=PATIENCE_S) as reply:
+            found = re.search(r"^process_resident_memory_bytes (.*)$", reply.read().decode(), re.MULTILINE)
+    assert 0.0 < started_s <= MOST_START_S
+    assert 20_000_000 < float(found[1]) <= MOST_RSS_BYTES
+
+
 # --- what a service manager hears
 
 
@@ -232,17 +258,17 @@ def test_a_client_that_takes_no_answer_is_cut_off_when_time_is_up(configured, fo
     with running(folder / "d.sock", "--config", configured("drain_s = 0.05")) as made, unread(made):
         code, log, errors = made.stop()
     assert (code, errors) == (0, "")
-    assert log == [{"draining": True, "clients": 1}, {"stopped": True, "decisions": 0, "cut_off": 1}]
+    assert told(log) == [("drain", {"clients": 1}), ("stop", {"decisions": 0, "cut_off": 1})]
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_cuts_off_what_is_left(configured, folder, running, unread, second):
     with running(folder / "d.sock", "--config", configured("drain_s = 1000.0")) as made, unread(made):
         made.process.send_signal(signal.SIGINT)
-        assert made.line() == {"draining": True, "clients": 1}
+        assert told([made.line()]) == [("drain", {"clients": 1})]
         code, log, errors = made.stop(second)
     assert (code, errors) == (130, "")
-    assert log == [{"stopped": True, "decisions": 0, "cut_off": 1}]
+    assert told(log) == [("stop", {"decisions": 0, "cut_off": 1})]
     assert not made.path.exists()
 
 
@@ -293,7 +319,7 @@ def test_the_end_of_a_trial_is_logged(configured, folder, running):
             late = decision.arm == "candidate"
             client.report(Outcome(decision.plan, 1.0, 0.02, id=number, latency_s=0.4 if late else 0.02))
         said = made.line()
-        assert said["verdict"]["finding"] == "roll-back"
+        assert (said["event"], said["level"], said["verdict"]["finding"]) == ("demotion", "warning", "roll-back")
         assert said["mode"] == client.status()["mode"] == "off"
 
 

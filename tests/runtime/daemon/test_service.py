@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cutlayer.errors import BundleError, ConfigError
 from cutlayer.profiles.cost import Path, deadline
-from cutlayer.runtime import bundle, trace
+from cutlayer.runtime import bundle, live, trace
 from cutlayer.runtime import telemetry as tm
 from cutlayer.runtime.config import DaemonConfig, TaskConfig
 from cutlayer.runtime.guard import Ranges
@@ -28,7 +28,7 @@ class World:
     def __init__(self, **settings):
         self.settings, self.now_s = DaemonConfig(**settings), 5.0
         self.service = Service(lambda: self.settings, clock=lambda: self.now_s)
-        self.session = Session()
+        self.session = Session(operator=True)
 
     def ask(self, operation, session=None, **fields):
         line = msgspec.json.encode({"op": operation, **fields})
@@ -224,6 +224,95 @@ def test_the_guard_of_a_bundle_is_used(folder, make_bundle):
     world = World(bundle=str(folder / "narrow.cutlayer"))
     assert world.ask("decide", id=1)["reason"] == "observation-outside-training"
     assert world.ask("status")["fallbacks"] == 1
+
+
+def test_who_is_no_operator_changes_nothing(world, make_bundle, folder):
+    make_bundle(algorithm="newer").save(folder / "policy.cutlayer", "0")
+    for operation in ("reload", "rollback"):
+        assert f"user 7 may not {operation}; ask as the daemon's own user" in world.refused(operation, Session("user 7"))
+    assert world.ask("status")["algorithm"] == "none"
+    assert not world.service.changes
+
+
+def test_every_change_is_counted_and_told(world, good, make_bundle, folder):
+    heard = []
+    world.service.told = lambda event, **more: heard.append((event, more))
+    make_bundle(algorithm="newer").save(folder / "policy.cutlayer", "0")
+    world.refused("rollback")
+    world.ask("reload")
+    (folder / "policy.cutlayer").write_bytes(b"PK")
+    world.refused("reload")
+    world.ask("rollback")
+    assert world.service.changes == {(operation, result): 1 for operation in ("reload", "rollback") for result in ("done", "refused")}
+    assert [event for event, _ in heard] == ["rollback-refused", "reload", "reload-refused", "rollback"]
+    assert [more.get("algorithm") for _, more in heard] == [None, "newer", None, "none"]
+    assert all(more["by"] == "this client" for _, more in heard)
+
+
+def test_a_rollback_to_the_rule_says_that_no_policy_decides(good, task, folder, make_bundle):
+    """So it was before the reload, and so it is again."""
+    (folder / "policy.cutlayer").unlink()
+    world = World(bundle=good, task=task)
+    assert world.ask("status")["problem"]
+    make_bundle().save(folder / "policy.cutlayer", "0")
+    world.ask("reload")
+    assert world.ask("status")["problem"] == ""
+    world.ask("rollback")
+    assert world.ask("decide", id=1)["reason"] == "no-bundle"
+    assert "no bundle at" in world.ask("status")["problem"]
+
+
+def test_what_is_refused_is_counted(world):
+    for line in (b"hello", b'{"op":"decide","id":"one"}', b"{}"):
+        world.service.answer(line, Session())
+    assert (world.ask("status")["refused"], world.ask("status")["decisions"]) == (3, 0)
+
+
+# --- what is shown of the present
+
+
+def test_nothing_is_known_before_the_first_decision(world):
+    now = world.ask("status")["now"]
+    assert {name: value for name, value in now.items() if value is not None} == {"answers": 0, "in_flight": 0.0}
+
+
+def test_the_present_is_what_was_decided_and_told(world, plans):
+    for number, latency_s in enumerate((0.01, 0.02, 0.03, 0.2), 1):
+        decision = world.ask("decide", id=number)
+        row = plans.rows[decision["plan"]]
+        sent = {"send_start_s": 5.0, "send_s": 0.5, "sent_bytes": 25_000.0, "edge_wait_s": 0.004, "rtt_s": 0.03} if row.bits else {}
+        world.ask("report", id=number, plan=decision["plan"], device_start_s=5.0, device_s=0.02, latency_s=latency_s, **sent)
+    world.now_s += 2.0
+    now = world.ask("status")["now"]
+    assert now["decision"] == decision
+    assert now["decision_age_s"] == pytest.approx(2.0)
+    assert (now["answers"], now["latency_last_s"], now["latency_p50_s"], now["latency_p95_s"]) == (4, 0.2, 0.02, 0.2)
+    assert (now["deadline_s"], now["missed"]) == (0.1, 0.25)
+    assert world.ask("status")["misses"] == 1
+    assert row.bits, "this policy sends, else the rest tells nothing"
+    assert now["rate_bps"] == pytest.approx(400_000.0)
+    assert (now["rate_age_s"], now["edge_wait_s"], now["edge_wait_age_s"], now["rtt_s"]) == pytest.approx((1.5, 0.004, 2.0, 0.03))
+
+
+def test_of_many_answers_the_last_are_shown(world):
+    for number in range(1, 2 * live.RECENT + 1):
+        decision = world.ask("decide", id=number)
+        world.ask(
+            "report", id=number, plan=decision["plan"], device_start_s=5.0, device_s=0.02, latency_s=0.5 if number <= live.RECENT else 0.01
+        )
+    now = world.ask("status")["now"]
+    assert (now["answers"], now["missed"], now["latency_p95_s"]) == (live.RECENT, 0.0, 0.01)
+    assert world.ask("status")["misses"] == live.RECENT
+    assert world.service.took.buckets()[-1] == ("+Inf", 2.0 * live.RECENT)
+
+
+@given(values=st.lists(st.floats(0.0, 20.0)))
+def test_a_histogram_counts_what_lies_under_each_bound(values):
+    made = live.Histogram(live.LATENCY_S)
+    for value in values:
+        made.add(value)
+    assert [count for _, count in made.buckets()] == [sum(value <= bound for value in values) for bound in (*live.LATENCY_S, math.inf)]
+    assert made.total == pytest.approx(sum(values))
 
 
 # --- without a bundle
