@@ -30,13 +30,21 @@ def commit() -> str:
         return "unknown"
 
 
-def manifest(scenario: Scenario, seeds: dict[str, object], **more: object) -> dict[str, object]:
-    """Version, commit, seeds, scenario, table hashes, command line and machine of a run."""
+def origin() -> dict[str, object]:
+    """Version, commit, command line, date and machine: what made a result, whatever it is of."""
     return {
         "version": __version__,
         "commit": commit(),
         "command": machine.command_line(),
         "date": machine.today(),
+        "machine": {"cpu": machine.cpu_name(), "load_average": machine.load_average()},
+    }
+
+
+def manifest(scenario: Scenario, seeds: dict[str, object], **more: object) -> dict[str, object]:
+    """Version, commit, seeds, scenario, table hashes, command line and machine of a run."""
+    return {
+        **origin(),
         "seeds": seeds,
         "scenario": scenario.name,
         "inputs": scenario.inputs,
@@ -44,7 +52,6 @@ def manifest(scenario: Scenario, seeds: dict[str, object], **more: object) -> di
         "plans_sha256": scenario.plans.digest(),
         "device": scenario.plans.device,
         "edge": scenario.plans.edge,
-        "machine": {"cpu": machine.cpu_name(), "load_average": machine.load_average()},
         **more,
     }
 

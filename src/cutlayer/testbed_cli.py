@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutlayer.options import Parser, command, natural, progress_bar, show
+from cutlayer.options import SCENARIO_HELP, Parser, command, natural, positive, progress_bar, show
 
 if TYPE_CHECKING:
     import argparse
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 def testbed_calibrate(options: argparse.Namespace) -> None:
     """`cutlayer testbed calibrate`."""
+    from cutlayer.agents import runs
     from cutlayer.runtime.testbed import calibrate, link
 
     backend = options.backend or link.best()
     result = calibrate.calibrate(backend, options.models or calibrate.MODELS, options.seed, progress_bar(f"calibrate over {backend}"))
+    if options.out is not None:
+        runs.write(options.out, "calibrate.json", {**result, "run": runs.origin()})
     text = (
         f"{result['configurations']} configurations over {backend}, {result['held_out_configurations']} of them held out\n"
         f"held-out error {result['mape']:.1%} (bias {result['bias']:+.1%}, p95 {result['p95_error']:.1%})"
@@ -35,6 +38,22 @@ def testbed_calibrate(options: argparse.Namespace) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1)
+
+
+def testbed_run(options: argparse.Namespace) -> None:
+    """`cutlayer testbed run`."""
+    from cutlayer.agents.testbed import run
+    from cutlayer.runtime.testbed import link
+    from cutlayer.runtime.testbed.others import MOST
+
+    backend = options.backend or link.best()
+    settings = run.Settings(options.scenario, tuple(options.trace), options.requests, backend, options.seed)
+    names = [name for given in options.policy for name in given.split(",") if name]
+    result = run.run(settings, names, options.out, progress_bar(f"testbed run over {backend}"))
+    show(options, result, f"{options.requests} requests over {backend}; images: {result['images']}\n{run.table(result)}")
+    if not result["quiet"]:
+        busy = [label for label, row in result["policies"].items() if row["others"] > MOST]
+        print(f"this machine was busy with other work during {', '.join(busy)}: judge nothing by these figures", file=sys.stderr)
 
 
 def testbed_certificates(options: argparse.Namespace) -> None:
@@ -73,3 +92,17 @@ def add(commands: Any) -> None:
     one.add_argument("models", nargs="*", metavar="MODEL", help="zoo networks with weights (default: alexnet and resnet20)")
     one.add_argument("--backend", choices=["tun", "proxy"], help="what emulates the link (default: the most faithful that works here)")
     one.add_argument("--seed", type=natural, default=0, help="which configurations are held out")
+    one.add_argument("-o", "--out", type=Path, metavar="DIR", help="write calibrate.json there, which docs/figures/wire.py draws")
+    text = "run policies for real over an emulated link, and beside it in the simulator"
+    example = "cutlayer testbed run --scenario lte-uplink --policy bayes-greedy --trace drive.csv -o runs/wire"
+    one = command(beds, "run", testbed_run, text, example)
+    one.add_argument("--scenario", default="lte-uplink", metavar="S", help=SCENARIO_HELP)
+    one.add_argument(
+        "--policy", "--policies", action="append", required=True, metavar="P[,P...]",
+        help="bundle, run folder, baseline's name, or best-learned; one that the folder holds already is not run again",
+    )  # fmt: skip
+    one.add_argument("--trace", type=Path, action="append", default=[], metavar="FILE", help="uplink trace; may be repeated")
+    one.add_argument("--requests", type=positive, default=600, metavar="N")
+    one.add_argument("--backend", choices=["tun", "proxy"], help="what emulates the link (default: the most faithful that works here)")
+    one.add_argument("--seed", type=natural, default=0, metavar="K", help="which requests, which part of the trace")
+    one.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="results; given again, it goes on there")

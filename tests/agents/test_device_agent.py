@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cutlayer.agents import bench_daemon, demo, device_agent
-from cutlayer.agents.bench_decision import _bundle
+from cutlayer.agents.bench_decision import random_bundle
 from cutlayer.envs import scenarios
 from cutlayer.envs.streams import draw
 from cutlayer.runtime import telemetry as tm
@@ -25,7 +25,7 @@ def scenario():
 @pytest.fixture(scope="module")
 def bundle(scenario):
     """Ranges of another episode: some observations lie outside, so the guard's part shows too."""
-    made = _bundle(scenario)
+    made = random_bundle(scenario)
     controller = Controller(made)
     seen = [controller._candidate.observation.copy() for _ in device_agent.drive(scenario, draw(scenario, 7), controller)]
     return dataclasses.replace(made, ranges=Ranges.seen(np.array(seen), 0.0))
