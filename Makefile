@@ -10,6 +10,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 BENCHMARK_ARGS ?=
+SOAK_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench benchmark clean
+.PHONY: help setup demo test check docs notebooks bench benchmark clean soak
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,15 +42,29 @@ check: $(STAMP) ## lint, formatting and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## measure the two simulation engines, and compare their records in 20,000 random worlds
+# -W: a link that leads nowhere, a name that does not exist or a page that nobody finds ends the build.
+docs: $(STAMP) ## build the pages into build/docs, with every link checked; about two minutes
+	$(BIN)/sphinx-build -nW --keep-going -q -b html docs build/docs
+	@echo "written: build/docs/index.html"
+
+notebooks: $(STAMP) ## run the notebooks, without a network and without data; a few minutes
+	$(BIN)/pytest -q --nbmake --nbmake-timeout=900 notebooks
+
+bench: $(STAMP) ## measure the engines and the data plane; 20,000 random worlds, 120,000 spoilt frames, a storm at the edge
 	$(BIN)/cutlayer bench engines $(BENCH_ARGS)
+	$(BIN)/cutlayer bench split
 	CUTLAYER_WORLDS=20000 $(BIN)/pytest -q tests/envs/engines/test_agreement.py
+	CUTLAYER_FRAMES=40000 $(BIN)/pytest -q tests/runtime/test_split_protocol.py
+	CUTLAYER_STORM=60 $(BIN)/pytest -q tests/runtime/testbed/test_uplink.py
+
+soak: $(STAMP) ## the daemon through 2 million decisions, reloads, lost edges and malformed lines; under ten minutes
+	$(BIN)/cutlayer bench soak $(SOAK_ARGS)
 
 benchmark: $(STAMP) ## run every policy on every world and draw docs/benchmark.md; hours, goes on where it was cut off
 	$(BIN)/cutlayer benchmark -o runs/benchmark --page docs/benchmark.md $(BENCHMARK_ARGS)
 
 clean: ## remove .venv, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/reference .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find agents envs profiles runtime src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(STAMP) ## make .venv and install into it, as the other targets do

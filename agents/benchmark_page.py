@@ -9,6 +9,7 @@ import numpy as np
 from cutlayer.agents import evaluate, score, standings, worlds
 from cutlayer.agents.benchmark import CAUSAL, OUTAGE_SHARE
 from cutlayer.agents.worlds import DRIFTING, WORLDS
+from cutlayer.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,14 +65,20 @@ Plans are shifted against rates in a circle within each episode; p counts shifts
 
 
 def page(folder: Path) -> str:
-    """The whole page.
+    """The whole page; worlds whose references are not there yet are left out, and named at its end.
 
     Raises:
-        ConfigError: no runs, one that cannot be read, or a world without references.
+        ConfigError: no runs, one that cannot be read, or no world with references.
     """
     found = standings.load(folder)
-    order = sorted(found, key=lambda name: (WORLDS.index(name) if name in WORLDS else len(WORLDS), name))
-    stood = [standings.stand(found[name]) for name in order]
+    stood, missing = [], []
+    for name in sorted(found, key=lambda name: (WORLDS.index(name) if name in WORLDS else len(WORLDS), name)):
+        try:
+            stood.append(standings.stand(found[name]))
+        except ConfigError as error:
+            missing.append(str(error))
+    if not stood:
+        raise ConfigError("; ".join(missing))
     runs = [run for of in found.values() for run in of]
     parts = [
         HEAD.format(rival=f"`{standings.RIVAL}`", fewest=score.FEWEST_DRIVES, misses=evaluate.FEWEST_MISSES),
@@ -79,6 +86,7 @@ def page(folder: Path) -> str:
         *(_world(one) for one in stood),
         _knobs(stood),
         _claim(stood),
+        "\n".join(f"Left out: {line}." for line in missing),
         _made(runs),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"

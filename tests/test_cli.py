@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_run(refused, tmp_path):
     [
         (None, "cannot read trace drive.csv"),
         ("", "trace drive.csv has the columns nothing"),
-        ("time,mbps\n0,1\n", "it needs t_s (time) and ul_mbps (rate)"),
+        ("time,mbps\n0,1\n", "it needs t_s (time) and ul_mbps or tput_mbps (rate)"),
         ("t_s,ul_mbps\n0,1\n1,fast\n", "no number"),
         ("t_s,ul_mbps\n0,1\n1,-2\n", "finite and not negative"),
         ("t_s,ul_mbps\n0,1\n1,nan\n", "finite and not negative"),

@@ -1,5 +1,5 @@
 # noqa: INP001 - a script, no module
-"""Draws docs/daemon.md's table of settings and docs/daemon.schema.json from the code: `python docs/figures/daemon.py` writes them."""
+"""Draws the tables of docs/daemon.md (settings, events) and docs/daemon.schema.json from the code: `python docs/figures/daemon.py`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from typing import get_args
 
 import msgspec
 
-from cutlayer.runtime import config, service
+from cutlayer.runtime import config, lifelog, service
 from cutlayer.runtime.messages import Decision
 
 PAGE = Path(__file__).parents[1] / "daemon.md"
 SCHEMA = Path(__file__).parents[1] / "daemon.schema.json"
 BEGIN, END = "<!-- settings -->\n", "<!-- end -->"
+EVENTS_BEGIN, EVENTS_END = "<!-- events -->\n", "<!-- end events -->"
 
 
 def drawn(page: str) -> str:
-    """The page with its table as the code has it now."""
+    """The page with its tables as the code has it now."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     rows = "".join(f"| `{name}` | `{default}` | {words} |\n" for name, default, words in config.rows())
-    return before + begin + "| key | default | |\n|---|---|---|\n" + rows + end + after
+    settings = before + begin + "| key | default | |\n|---|---|---|\n" + rows + end + after
+    before, begin, rest = settings.partition(EVENTS_BEGIN)
+    _, end, after = rest.partition(EVENTS_END)
+    return before + begin + lifelog.table() + end + after
 
 
 def schema() -> bytes:

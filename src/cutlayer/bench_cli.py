@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cutlayer.options import SCENARIO_HELP, Parser, command, positive, progress_bar, show
+from cutlayer.errors import CutlayerError
+from cutlayer.options import SCENARIO_HELP, Parser, command, natural, positive, progress_bar, show
 
 if TYPE_CHECKING:
     import argparse
@@ -48,6 +49,36 @@ def bench_daemon(options: argparse.Namespace) -> None:
     show(options, result, _lines({key: value for key, value in result.items() if key != "run"}))
 
 
+def bench_soak(options: argparse.Namespace) -> None:
+    """`cutlayer bench soak`.
+
+    Raises:
+        CutlayerError: something did not hold; the figures are shown first.
+    """
+    from cutlayer.agents import soak
+
+    result = soak.run(options.decisions, options.reloads, options.edge_losses, options.seed, progress_bar("bench soak"))
+    show(options, result, _lines({key: value for key, value in result.items() if not isinstance(value, (dict, list))}))
+    if result["failures"]:
+        raise CutlayerError(f"the soak failed: {'; '.join(result['failures'])}")
+
+
+def bench_split(options: argparse.Namespace) -> None:
+    """`cutlayer bench split`."""
+    from cutlayer.agents import bench_split as measure
+
+    result = measure.run(options.rounds, progress_bar("bench split"))
+    show(options, result, measure.table(result))
+
+
+def bench_sweep(options: argparse.Namespace) -> None:
+    """`cutlayer bench sweep`."""
+    from cutlayer.agents import bench_sweep as measure
+
+    result = measure.run(options.runs, progress_bar("bench sweep"))
+    show(options, result, _lines({key: value for key, value in result.items() if key != "run"}))
+
+
 def add(commands: Any) -> None:
     """Add the commands to the parser's."""
     bench = commands.add_parser("bench", help="measure this machine")
@@ -65,3 +96,18 @@ def add(commands: Any) -> None:
 
     text = "round trip of a decision through the daemon, and how many several clients get"
     command(benches, "daemon", bench_daemon, text, "cutlayer bench daemon --json")
+
+    text = "run the daemon through millions of decisions, reloads, lost edges and malformed lines, and compare every reply"
+    one = command(benches, "soak", bench_soak, text, "cutlayer bench soak --json")
+    one.add_argument("--decisions", type=positive, default=2_000_000)
+    one.add_argument("--reloads", type=natural, default=200)
+    one.add_argument("--edge-losses", type=natural, default=50)
+    one.add_argument("--seed", type=natural, default=0)
+
+    text = "what a message costs between device and edge, beside ZeroMQ and gRPC"
+    one = command(benches, "split", bench_split, text, "cutlayer bench split --json")
+    one.add_argument("--rounds", type=positive, default=40, metavar="N", help="of 25 messages of each size over each transport")
+
+    text = "evaluation runs of a sweep on one process and on two: how many a second, and what the second one brings"
+    one = command(benches, "sweep", bench_sweep, text, "cutlayer bench sweep --json")
+    one.add_argument("--runs", type=positive, default=100, metavar="N", help="of 10,000 decisions each; half a minute on a quiet machine")

@@ -20,8 +20,11 @@ from cutlayer import (
     export_cli,
     profile_cli,
     replay_cli,
+    report_cli,
+    sweep_cli,
     testbed_cli,
     train_cli,
+    tune_cli,
 )
 from cutlayer.errors import CutlayerError
 from cutlayer.options import Parser, command, natural, show
@@ -77,7 +80,7 @@ def parser() -> Parser:
 
     command(commands, "scenarios", list_scenarios, "list the scenarios that ship and what each models", "cutlayer scenarios")
 
-    for part in (train_cli, evaluate_cli, benchmark_cli, export_cli, replay_cli, testbed_cli, bench_cli):
+    for part in (train_cli, tune_cli, evaluate_cli, sweep_cli, benchmark_cli, export_cli, report_cli, replay_cli, testbed_cli, bench_cli):
         part.add(commands)
     return top
 

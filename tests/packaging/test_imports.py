@@ -30,10 +30,13 @@ LAYER_OF = {
     "export_cli": "cli",
     "testbed_cli": "cli",
     "train_cli": "cli",
+    "sweep_cli": "cli",
+    "tune_cli": "cli",
     "measure_cli": "cli",
     "plan_cli": "cli",
     "profile_cli": "cli",
     "replay_cli": "cli",
+    "report_cli": "cli",
     "cli": "cli",
 }
 
