@@ -57,9 +57,3 @@ def test_the_folders_of_the_map_exist(readme: str, root: Path) -> None:
     folders = re.findall(r"^\| `(\w+)/` \|", readme, re.MULTILINE)
     assert len(folders) == 7
     assert all((root / folder).is_dir() for folder in folders)
-
-
-def test_links_within_the_project_lead_somewhere(root: Path) -> None:
-    for page in [*root.glob("*.md"), *(root / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
