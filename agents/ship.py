@@ -1,7 +1,7 @@
 """Make the bundles that ship from the trainings of a benchmark: `python -m cutlayer.agents.ship runs/benchmark agents/shipped`.
 
 For each scenario the finished run with the best validation reward, of whatever learner and seed, with the Bayes filter's rule as the
-fallback. The benchmark's held-out episodes are not looked at.
+fallback; nothing where that is below the best static plan's. The benchmark's held-out episodes are not looked at.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cutlayer import __version__
-from cutlayer.agents import export, inputs
+from cutlayer.agents import baselines, evaluate, export, inputs
 from cutlayer.agents.bayes import tuning
 from cutlayer.agents.benchmark import TRAINING
+from cutlayer.agents.episodes import VALIDATION
 from cutlayer.agents.shipped import SUFFIX
 from cutlayer.agents.train import RUN
 from cutlayer.envs import scenarios
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def best(benchmark: Path) -> Mapping[str, Path]:
-    """Scenario to the folder of its best run; scenarios that have no name and runs that are not finished are left out.
+def best(benchmark: Path) -> Mapping[str, tuple[float, Path]]:
+    """Scenario to validation reward and folder of its best run; scenarios without a name and runs that are not finished are left out.
 
     Raises:
         ConfigError: there is no run.
@@ -43,15 +44,20 @@ def best(benchmark: Path) -> Mapping[str, Path]:
             found[name] = (reward, file.parent)
     if not found:
         raise ConfigError(f"no finished training under {benchmark / TRAINING}; make some with: cutlayer benchmark -o {benchmark}")
-    return {name: folder for name, (_, folder) in found.items()}
+    return found
 
 
 def ship(benchmark: Path, folder: Path) -> list[Path]:
-    """Write `SCENARIO.cutlayer` for each scenario that has a run."""
+    """Write `SCENARIO.cutlayer` for each scenario that has a run worth it."""
     written = []
-    for name, run in best(benchmark).items():
+    for name, (reward, run) in best(benchmark).items():
         made, scenario = export.make(run)
-        rule = tuning.tuned(inputs.on_drives(scenario, "train"), 0, "bayes-greedy").parameters
+        training = inputs.on_drives(scenario, "train")
+        static = evaluate.evaluate(training, baselines.RULES["best-static"](training, 0), VALIDATION).reward.mean()
+        if reward <= static:
+            print(f"{name}: nothing, for {run.name} has {reward:.4f} and the best static plan {static:.4f}")
+            continue
+        rule = tuning.tuned(training, 0, "bayes-greedy").parameters
         written.append(folder / f"{name}{SUFFIX}")
         dataclasses.replace(made, bayes=rule).save(written[-1], __version__)
         print(f"{written[-1]}, {written[-1].stat().st_size} bytes: {run.name}")

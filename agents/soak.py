@@ -202,7 +202,7 @@ class Soak:
         lines: list[bytes] = []
         expected: list[bytes | None] = []
         for _ in range(requests):
-            if self.device.chance(MALFORMED):
+            if self.device.chance(MALFORMED) and lines:  # a new connection's first time, be it -1e300, is before no other
                 self.found.malformed += 1
                 lines.append(self._random.choice(BAD_LINES))
                 expected.append(None)

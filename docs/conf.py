@@ -9,10 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 # Importing numba, torch and BLAS for their docstrings must not start a thread for each core.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -40,17 +36,3 @@ myst_enable_extensions = ["colon_fence"]
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # what a library says of its own methods is in another markup
 autodoc_typehints = "signature"
-
-# Pages that the index names and that come later: the benchmark's is drawn by a run of days.
-LATER = ("benchmark",)
-
-
-def setup(app: Sphinx) -> None:
-    """Sphinx calls it: the index leaves out those pages of `LATER` that are not there."""
-
-    def leave_out(_app: Sphinx, page: str, source: list[str]) -> None:
-        if page == "index":
-            absent = {name for name in LATER if not (Path(app.srcdir) / f"{name}.md").exists()}
-            source[0] = "".join(line for line in source[0].splitlines(keepends=True) if line.strip() not in absent)
-
-    app.connect("source-read", leave_out)

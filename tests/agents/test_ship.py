@@ -24,7 +24,7 @@ def test_the_best_finished_run_of_a_scenario_that_ships(tmp_path):
     run(tmp_path, "c", "urllc-ge", 0.9, finished=False)
     run(tmp_path, "d", "drifting", 0.9)
     negative = run(tmp_path, "e", "compound", -0.1)
-    assert ship.best(tmp_path) == {"urllc-ge": better, "compound": negative}
+    assert ship.best(tmp_path) == {"urllc-ge": (0.8, better), "compound": (-0.1, negative)}
 
 
 def test_without_a_run_the_command_that_makes_some_is_told(tmp_path):
