@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutlayer.options import command, positive, show
+from cutlayer.sweep_cli import rich_bar
 
 if TYPE_CHECKING:
     import argparse
@@ -21,16 +22,20 @@ def benchmark(options: argparse.Namespace) -> None:
 
     size = job.Size(options.episodes, options.steps)
     runs = []
-    for name in options.scenario or worlds.WORLDS:
-        try:
-            world = worlds.make(name)
-        except ConfigError as error:
-            if options.scenario:
-                raise
-            _tell(f"left out: {error}")  # drives that are not at hand
-            continue
-        chosen = options.policy or job.default_policies(world)
-        runs += job.run(world, chosen, range(options.seeds), options.out, size, _tell)
+    names = options.scenario or worlds.WORLDS
+    with rich_bar("benchmark") as report:
+        for done, name in enumerate(names):
+            report(done / len(names))
+            try:
+                world = worlds.make(name)
+            except ConfigError as error:
+                if options.scenario:
+                    raise
+                _tell(f"left out: {error}")  # drives that are not at hand
+                continue
+            chosen = options.policy or job.default_policies(world)
+            runs += job.run(world, chosen, range(options.seeds), options.out, size, _tell)
+        report(1.0)
     page = options.page or options.out / "benchmark.md"
     write_atomic(page, benchmark_page.page(options.out).encode())
     if options.pack:
