@@ -101,7 +101,7 @@ def connect(address: Address, timeout_s: float, tls: ssl.SSLContext | None = Non
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
         # The handshake shares the time limit of the connection.
         return tls.wrap_socket(peer, server_hostname=address.host) if tls is not None else peer
-    except BaseException:
+    except BaseException:  # also an interrupt must not leave the socket open; it goes on
         peer.close()
         raise
 
