@@ -31,7 +31,8 @@ from torch import nn
 from torch.nn import functional
 
 from cutlayer.agents import recipes
-from cutlayer.agents.all_action_visits import Visits
+from cutlayer.agents.all_action_visits import UNGUIDED, Share, Visits
+from cutlayer.agents.bayes import tuning
 from cutlayer.agents.resumable import arrays, tensors
 from cutlayer.envs import scenarios
 from cutlayer.errors import ConfigError
@@ -74,6 +75,8 @@ class AllActionRecipe(recipes.Recipe):
     forced: float = 0.0  # share of requests that must be offloaded; falls in a straight line to
     last_forced: float = 0.0
     forced_requests: float = 15.0  # mean length of such a stretch
+    guided: float = 0.0  # share of episodes that the tuned Bayes greedy decides; falls in a straight line to 0
+    imitate: float = 0.0  # weight of the cross entropy to its plans there, reward a nat; falls so too
     bank: int = 512  # episodes drawn at a time, each begun once
     hidden: tuple[int, ...] = (64, 64)  # tanh, as in every network that ships
     value_hidden: tuple[int, ...] = (64, 64)  # it sees every plan's next observation: two thirds of the time of a visit
@@ -126,7 +129,8 @@ class AllAction:
         self.seed = seed
         self.steps = 0
         self._rng = np.random.default_rng(seed)
-        self._visits = Visits(self.scenario, self.recipe, self._rng)
+        guide = tuning.tuned(self.scenario, 0, "bayes-greedy").parameters if self.recipe.guided > 0.0 else None
+        self._visits = Visits(self.scenario, self.recipe, self._rng, guide)
         seen, plans = features.size(self.scenario.blocks), len(self.scenario.plans)
         with torch.random.fork_rng(devices=[]):  # the global generator is somebody else's
             torch.manual_seed(seed)
@@ -141,6 +145,7 @@ class AllAction:
         self._optimizer = torch.optim.Adam(learned, lr=self.recipe.learning_rate, fused=True)
         self._seen = np.zeros((self.recipe.replay, seen), np.float32)
         self._worth = np.zeros((self.recipe.replay, plans), np.float32)
+        self._shown = np.full(self.recipe.replay, UNGUIDED)
 
     def learn(self, between: Callable[[], object] = lambda: None, logger: Logger | None = None) -> None:
         """Go on until the recipe's steps are done; `between` is called before every round of visiting and learning."""
@@ -148,7 +153,7 @@ class AllAction:
         while self.steps < recipe.steps:
             between()
             done = self.steps / recipe.steps
-            self._visit(recipe.forced + (recipe.last_forced - recipe.forced) * done)
+            self._visit(Share(recipe.forced + (recipe.last_forced - recipe.forced) * done, recipe.guided * (1.0 - done)))
             figures = self._update(done)
             if logger is not None:
                 for name, value in figures.items():
@@ -207,7 +212,7 @@ class AllAction:
             "optimizer": self._optimizer.state_dict(),
             "generator": self._rng.bit_generator.state,
             "visits": tensors(self._visits.state()),
-            "replay": tensors({"seen": self._seen[:filled], "worth": self._worth[:filled]}),
+            "replay": tensors({"seen": self._seen[:filled], "worth": self._worth[:filled], "shown": self._shown[:filled]}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -219,14 +224,14 @@ class AllAction:
         self._rng.bit_generator.state = state["generator"]
         self._visits.restore(arrays(state["visits"]))
         replay = arrays(state["replay"])
-        for own, kept in ((self._seen, replay["seen"]), (self._worth, replay["worth"])):
-            own[: len(kept)] = kept
+        for own, name in ((self._seen, "seen"), (self._worth, "worth"), (self._shown, "shown")):
+            own[: len(replay[name])] = replay[name]
 
-    def _visit(self, forced: float) -> None:
-        seen, worth = self._visits.collect(self.policy, self.slow_value, forced)
-        at = (self.steps + np.arange(len(seen))) % self.recipe.replay
-        self._seen[at], self._worth[at] = seen, worth
-        self.steps += len(seen)
+    def _visit(self, share: Share) -> None:
+        visited = self._visits.collect(self.policy, self.slow_value, share)
+        at = (self.steps + np.arange(len(visited.seen))) % self.recipe.replay
+        self._seen[at], self._worth[at], self._shown[at] = visited
+        self.steps += len(visited.seen)
 
     def _update(self, done: float) -> dict[str, float]:
         """Some minibatches of the replay; the figures of the last one."""
@@ -238,7 +243,12 @@ class AllAction:
         for _ in range(recipe.updates):
             drawn = self._rng.integers(filled, size=recipe.batch)
             seen, worth = torch.from_numpy(self._seen[drawn]), torch.from_numpy(self._worth[drawn])
-            loss, own, spread = policy_loss(self.policy(seen), worth, entropy)
+            logits = self.policy(seen)
+            loss, own, spread = policy_loss(logits, worth, entropy)
+            if recipe.imitate > 0.0:
+                shown = torch.from_numpy(self._shown[drawn])
+                apart = functional.cross_entropy(logits, shown, ignore_index=UNGUIDED, reduction="sum") / recipe.batch
+                loss = loss + recipe.imitate * (1.0 - done) * apart
             value_loss = functional.mse_loss(self.value(seen).squeeze(1), own)
             self._optimizer.zero_grad()
             (loss + value_loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped; no weight is in both

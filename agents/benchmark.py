@@ -100,7 +100,7 @@ def run(
                 place = folder / world.name / f"{name}-{seed}-{key[:12]}"
                 if not (place / RUN).exists():
                     result = _result(world, name, seed, folder, size)
-                    runs.write(place, RUN, _record(world, name, seed, size, result, world_sha256))
+                    runs.write(place, RUN, record(world, name, seed, size, result, world_sha256))
                     tell(f"{world.name}: {name} seed {seed}: {result.reward.mean():.4f}")
             except ConfigError as error:  # a world without raw input has no edge-only, one whose laws are too many no causal bound
                 tell(f"{world.name}: no {name}: {error}")
@@ -144,7 +144,7 @@ def _result(world: World, name: str, seed: int, folder: Path, size: Size) -> Res
         return without_knob(world.judged, name.removeprefix(KNOB), size.seeds)
     if name in LEARNERS:
         place = folder / TRAINING / f"{world.training.name}-{name}-{seed}-{_training_key(world, name, seed, size)[:12]}"
-        train.train(world.training, name, seed, place, steps=size.steps)
+        train.train(world.training, name, seed, place, recipe=_recipe(world, name, size))
         policy = policies.make(world.training, str(place), seed)
     else:
         policy = policies.make(world.training if name == policies.BEST_LEARNED else world.tuning, name, seed)
@@ -183,7 +183,8 @@ def _some(segments: Segments | None, kept: NDArray[np.int64]) -> Segments | None
     )
 
 
-def _record(world: World, name: str, seed: int, size: Size, result: Result, world_sha256: str) -> dict[str, object]:
+def record(world: World, name: str, seed: int, size: Size, result: Result, world_sha256: str) -> dict[str, object]:
+    """What the `run.json` of a judged run holds."""
     scenario, episodes = world.judged, size.seeds
     drawn = [draw(scenario, episode) for episode in episodes]
     rates = np.array([streams.rate_bps[[streams.slot(now) for now in streams.arrival_s[:-1].tolist()]] for streams in drawn])

@@ -59,10 +59,13 @@ def train(
     folder: Path,
     *,
     engine: EngineName = "kernel",
+    recipe: Any = None,
     steps: int | None = None,
     report: Callable[[float], None] = lambda _share: None,
 ) -> dict[str, Any]:
     """Learn until the recipe's steps (or `steps`) are done, and return the manifest; a finished run is left as it is.
+
+    recipe: the algorithm's own for the scenario unless given.
 
     Raises:
         ConfigError: unknown algorithm, or the folder holds another run.
@@ -73,7 +76,8 @@ def train(
     torch.set_num_threads(1)
     clock = Clock()
     learner = LEARNERS[algorithm]
-    recipe = learner.recipe(scenario.name)
+    if recipe is None:
+        recipe = learner.recipe(scenario.name)
     if steps is not None:
         recipe = dataclasses.replace(recipe, steps=steps)
     trial = Trial(scenario, VALIDATION)

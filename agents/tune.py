@@ -27,7 +27,6 @@ from cutlayer.agents import train
 from cutlayer.agents.bayes import fit, tuning
 from cutlayer.agents.episodes import TUNING, VALIDATION
 from cutlayer.agents.learners import LEARNERS
-from cutlayer.agents.sweep.work import of_recipe
 from cutlayer.agents.tune_spaces import SPACES, Space, point_of
 from cutlayer.errors import ConfigError, nearest
 from cutlayer.files import write_atomic
@@ -104,8 +103,8 @@ class Learner:
         """See `Subject`."""
         changes = {name: axis.suggest(trial, name) for name, axis in self.space.items()}
         report = functools.partial(_between, trial, folder / train.CURVE)
-        with of_recipe(self.algorithm, dataclasses.replace(self.recipe, **changes)):
-            found = train.train(self.scenario, self.algorithm, SEED, folder, report=report)
+        recipe = dataclasses.replace(self.recipe, **changes)
+        found = train.train(self.scenario, self.algorithm, SEED, folder, recipe=recipe, report=report)
         return float(found["best"]["reward_mean"])
 
     def best(self, params: dict[str, Any], out: Path) -> str:

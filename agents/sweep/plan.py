@@ -215,11 +215,11 @@ def _changed(file: Path, start: Scenario, changes: dict[str, Any], said: str) ->
     for key, value in changes.items():
         if not key.startswith(PLAN_FACTOR):
             _put(file, nested, key, value)
-    place = files._Place(file)  # noqa: SLF001 - fields are read there, and only there
-    plans = start.plans if "plans" not in nested else files._plans(place.under("plans"), nested.pop("plans"))  # noqa: SLF001 - as above
+    place = files.Place(file)
+    plans = start.plans if "plans" not in nested else files.read_plans(place.under("plans"), nested.pop("plans"))
     known = [field.name for field in dataclasses.fields(Scenario) if field.name not in {*files.LEFT_OUT, "name"}]
     known += ["plans", *OWN, LEARNER[:-1], PLAN_FACTOR[:-1]]
-    made: dict[str, Any] = {key: files._field(place, start, key, value, known) for key, value in nested.items()}  # noqa: SLF001 - as above
+    made: dict[str, Any] = {key: files.read_field(place, start, key, value, known) for key, value in nested.items()}
     made["plans"] = _multiplied(file, plans, changes)
     made["inputs"] = f"{start.inputs}; changed:{said}"
     return _at(file, lambda: dataclasses.replace(start, **made))  # type: ignore[no-any-return]  # `_at` is any

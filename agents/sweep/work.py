@@ -6,7 +6,6 @@ evaluation is kept in the process: the world, and rules once tuned, of which eve
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -19,11 +18,10 @@ import numpy as np
 from cutlayer.agents import benchmark, evaluate, judge, policies, train
 from cutlayer.agents.bayes.tuning import Tuned
 from cutlayer.agents.episodes import HELD_OUT
-from cutlayer.agents.learners import LEARNERS
 from cutlayer.envs.streams import deadlines, draw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from cutlayer.agents.evaluate import Policy, Result
@@ -59,13 +57,12 @@ def perform(run: Run, folder: Path) -> dict[str, Any]:
     name, trained = run.policy, None
     if run.recipe is not None:
         place = folder / TRAINING
-        with of_recipe(run.policy, run.recipe):
-            trained = train.train(world.training, run.policy, run.seed, place, engine=run.engine)
+        trained = train.train(world.training, run.policy, run.seed, place, engine=run.engine, recipe=run.recipe)
         name, policy = str(place), policies.make(world.tuning, str(place), run.seed)
     else:
         policy = copy.deepcopy(_policy(run.world, run.policy, 0 if run.policy in benchmark.ONCE else run.seed))
     result = _play(world.judged, policy, run)
-    record = benchmark._record(world, run.policy, run.seed, run.size, result, run.world_sha256)  # noqa: SLF001 - one shape for all judged runs
+    record = benchmark.record(world, run.policy, run.seed, run.size, result, run.world_sha256)
     figures = evaluate.resolved(record["figures"])  # type: ignore[arg-type]  # it is a dict
     if run.scored:
         scored = judge.judge(world.judged, world.tuning, name, run.seed, run.size.seeds, run.engine)
@@ -87,17 +84,6 @@ def _named(world: World, run: Run) -> str:
     """A world has one set of episodes: only then are its runs compared episode by episode."""
     first = run.size.seeds.start - HELD_OUT
     return world.name if first == 0 else f"{world.name}, episodes from {first}"
-
-
-@contextlib.contextmanager
-def of_recipe(algorithm: str, recipe: Any) -> Iterator[None]:
-    """Here `agents.train`, which chooses a recipe by itself, takes this one."""
-    own = LEARNERS[algorithm]
-    LEARNERS[algorithm] = dataclasses.replace(own, recipe=lambda _scenario: recipe)
-    try:
-        yield
-    finally:
-        LEARNERS[algorithm] = own
 
 
 def _play(scenario: Scenario, policy: Policy, run: Run) -> Result:

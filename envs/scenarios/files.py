@@ -79,7 +79,7 @@ LEFT_OUT = {"plans", "segments"}  # fields of a scenario that are no plain value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where in which file a value stands, for messages and for paths."""
 
     file: pathlib.Path
@@ -87,15 +87,19 @@ class _Place:
 
     @property
     def name(self) -> str:
+        """The keys, dotted."""
         return ".".join(self.keys)
 
-    def under(self, key: str) -> _Place:
-        return _Place(self.file, (*self.keys, key))
+    def under(self, key: str) -> Place:
+        """That of a key of the table here."""
+        return Place(self.file, (*self.keys, key))
 
     def wrong(self, value: object, why: str) -> ConfigError:
+        """What to raise of a value here."""
         return ConfigError(f"{self.file}: {self.name} = {value!r}: {why}")
 
     def unknown(self, key: str, known: list[str]) -> ConfigError:
+        """What to raise of a key of the table here."""
         name = ".".join((*self.keys, key))
         return ConfigError(f"{self.file}: unknown key {name!r}; {nearest(key, known)}known here: {', '.join(known)}")
 
@@ -113,20 +117,20 @@ def load(path: pathlib.Path, base: Callable[[str], spec.Scenario]) -> spec.Scena
         raise ConfigError(f"cannot read scenario file {path}: {reason}; give the path of a TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}; mend that line") from error
-    place = _Place(path)
+    place = Place(path)
     try:
         start = base(_convert(place.under("base"), given.pop("base", "camera"), str))
     except ConfigError as error:
         raise ConfigError(f"{path}: base: {error}") from error
     changes: dict[str, Any] = {"name": path.stem, "inputs": f"{start.inputs}; changed by {path.name}"}
     if "plans" in given:
-        changes["plans"] = _plans(place.under("plans"), given.pop("plans"))
+        changes["plans"] = read_plans(place.under("plans"), given.pop("plans"))
     known = [field.name for field in dataclasses.fields(spec.Scenario) if field.name not in LEFT_OUT]
-    changes |= {key: _field(place, start, key, value, [*known, "base", "plans"]) for key, value in given.items()}
+    changes |= {key: read_field(place, start, key, value, [*known, "base", "plans"]) for key, value in given.items()}
     return _built(place, lambda: dataclasses.replace(start, **changes))  # type: ignore[no-any-return]  # `_built` is any
 
 
-def _built(place: _Place, build: Callable[[], Any]) -> Any:
+def _built(place: Place, build: Callable[[], Any]) -> Any:
     """What `build` makes; a fault that it finds is told with the place."""
     try:
         return build()
@@ -135,7 +139,12 @@ def _built(place: _Place, build: Callable[[], Any]) -> Any:
         raise ConfigError(f"{where}{error}") from error
 
 
-def _plans(place: _Place, value: object) -> PlanTable:
+def read_plans(place: Place, value: object) -> PlanTable:
+    """A built-in table by its name, or one in a file beside the scenario's.
+
+    Raises:
+        ConfigError: there is none.
+    """
     name = _convert(place, value, str)
     path = place.file.parent / name
     if path.suffix != ".json":
@@ -148,7 +157,7 @@ def _plans(place: _Place, value: object) -> PlanTable:
         ) from error
 
 
-def _field(place: _Place, owner: object, key: str, value: object, known: list[str]) -> object:
+def read_field(place: Place, owner: object, key: str, value: object, known: list[str]) -> object:
     """The new value of one field of `owner`."""
     if key not in known:
         raise place.unknown(key, known)
@@ -174,7 +183,7 @@ def _field(place: _Place, owner: object, key: str, value: object, known: list[st
     return converted
 
 
-def _record(place: _Place, key: str, present: object, given: dict[str, Any]) -> object:
+def _record(place: Place, key: str, present: object, given: dict[str, Any]) -> object:
     """A part of a scenario from a table: of the kind that it names, or the present one with these fields changed."""
     kinds, read = KINDS.get(place.name, {}), READ.get(place.name, {})
     if "kind" in given:
@@ -193,10 +202,10 @@ def _record(place: _Place, key: str, present: object, given: dict[str, Any]) -> 
     known = [field.name for field in dataclasses.fields(kind)]
     given = {name: value for name, value in given.items() if name != "kind"}
     if owner is not None:
-        changes = {name: _field(place, owner, name, value, known) for name, value in given.items()}
+        changes = {name: read_field(place, owner, name, value, known) for name, value in given.items()}
         return _built(place, lambda: dataclasses.replace(owner, **changes))  # type: ignore[type-var]  # a record
     blank = _Blank(kind)
-    made = {name: _field(place, blank, name, value, known) for name, value in given.items()}
+    made = {name: read_field(place, blank, name, value, known) for name, value in given.items()}
     missing = [field.name for field in dataclasses.fields(kind) if _needed(field) and field.name not in made]
     if missing:
         raise ConfigError(f"{place.file}: {place.name} lacks {', '.join(missing)}; give a value for each")
@@ -217,7 +226,7 @@ def _needed(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _from_file(place: _Place, reader: Callable[..., Any], more: dict[str, type], given: dict[str, Any]) -> object:
+def _from_file(place: Place, reader: Callable[..., Any], more: dict[str, type], given: dict[str, Any]) -> object:
     hints = {"file": str, **more}
     for key in given:
         if key not in (*hints, "kind"):
@@ -229,7 +238,7 @@ def _from_file(place: _Place, reader: Callable[..., Any], more: dict[str, type],
     return _built(place, lambda: reader(file, **made))
 
 
-def _channel(place: _Place, value: object) -> channels.Channel:
+def _channel(place: Place, value: object) -> channels.Channel:
     if not isinstance(value, dict):
         raise place.wrong(value, f"give a table with a kind: {', '.join(channels.KINDS)}, trace")
     return _built(place, lambda: channels.build(value, place.file.parent))  # type: ignore[no-any-return]  # `_built` is any
@@ -241,7 +250,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind, localns=dict.fromkeys(names, object))
 
 
-def _convert(place: _Place, value: object, hint: Any) -> Any:
+def _convert(place: Place, value: object, hint: Any) -> Any:
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from cutlayer.agents import evaluate
 from cutlayer.agents.all_action import RECIPES, AllAction, AllActionRecipe, choose, load_actor, make, policy_loss
-from cutlayer.agents.all_action_visits import Visits
+from cutlayer.agents.all_action_visits import UNGUIDED, Share, Visits
+from cutlayer.agents.bayes import tuning
 from cutlayer.agents.resumable import digest
 from cutlayer.agents.validation import Trial
 from cutlayer.envs import scenarios
@@ -134,7 +136,8 @@ def test_worth_is_reward_and_discounted_value_at_the_end_of_an_episode_too(three
     settings = recipe(lanes=1, rollout=90, bank=4, gamma=0.5)
     visits = Visits(threes, settings, np.random.default_rng(3))
     shallow = Always(0.0, -1e9, -1e9)
-    seen, worth = visits.collect(shallow, Always(7.0), 0.0)
+    seen, worth, shown = visits.collect(shallow, Always(7.0), Share(0.0, 0.0))
+    assert (shown == UNGUIDED).all()
     first = visits.state()["first"]
     lanes = BranchingLanes(threes, Bank.draw(threes, range(first, first + 4)), 1)
     lanes.reset(np.array([0]))
@@ -153,7 +156,7 @@ def test_no_episode_is_begun_twice_and_lanes_do_not_end_together(threes):
     visits, begun, ends = Visits(threes, recipe(), np.random.default_rng(0)), [], []
     policy, value = Always(0.0, 0.0, 0.0), Always(0.0)
     for _ in range(60):
-        visits.collect(policy, value, 0.0)
+        visits.collect(policy, value, Share(0.0, 0.0))
         bank = visits.state()["bank"]
         lanes = visits._lanes
         begun += [(bank, episode) for episode in lanes.episodes[lanes.requests < 8]]  # within the last 8 steps of each lane
@@ -167,7 +170,7 @@ def test_no_episode_is_begun_twice_and_lanes_do_not_end_together(threes):
 def test_forced_stretches_only_offload_and_take_their_share(threes):
     visits, taken = Visits(threes, recipe(lanes=64, bank=1_024), np.random.default_rng(0)), []
     policy = Always(3.0, 3.0, -3.0)  # would hardly ever send
-    visits.collect(policy, Always(0.0), 0.4)
+    visits.collect(policy, Always(0.0), Share(0.4, 0.0))
     step = visits._lanes.step
 
     def noted(plans, following):
@@ -176,7 +179,7 @@ def test_forced_stretches_only_offload_and_take_their_share(threes):
 
     visits._lanes.step = noted
     for _ in range(40):
-        visits.collect(policy, Always(0.0), 0.4)
+        visits.collect(policy, Always(0.0), Share(0.4, 0.0))
     forced, plans = (np.array(column) for column in zip(*taken, strict=True))
     assert (plans[forced] == 2).all()
     assert (plans[~forced] == 2).mean() < 0.01
@@ -185,7 +188,43 @@ def test_forced_stretches_only_offload_and_take_their_share(threes):
     assert forced[1:].sum() / begun == pytest.approx(QUICK.forced_requests, rel=0.2)
 
 
+def test_a_guide_decides_whole_episodes_as_it_would_by_itself(small, guide):
+    """What it shows is what was done, what the rule does alone in that episode; it decides its share of the episodes."""
+    settings = recipe(lanes=32, rollout=1, bank=96)
+    visits, done = Visits(small, settings, np.random.default_rng(2), guide.parameters), []
+    any_plan = Always(*[0.0] * len(small.plans))
+    visits.collect(any_plan, Always(0.0), Share(0.3, 0.5))
+    bank, step = visits.state()["bank"], visits._lanes.step
+    visits._lanes.step = lambda plans, following: (done.append(plans.copy()), step(plans, following))
+    alone = evaluate.evaluate(small, guide, range(visits.state()["first"], visits.state()["first"] + 96)).plans
+    guided = 0
+    for _ in range(small.requests):
+        episodes, requests, led = visits._lanes.episodes, visits._lanes.requests, visits._guided.copy()
+        shown = visits.collect(any_plan, Always(0.0), Share(0.3, 0.5)).shown
+        assert visits.state()["bank"] == bank
+        np.testing.assert_array_equal(shown[led], alone[episodes[led], requests[led]])
+        np.testing.assert_array_equal(done[-1][led], shown[led])
+        assert (shown[~led] == UNGUIDED).all()
+        guided += led.sum()
+    assert guided / (32 * small.requests) == pytest.approx(0.5, abs=0.15)
+
+
+def test_imitating_alone_ends_near_the_guide(small, guide):
+    """With a weight beside which rewards are nothing, the network decides as the guide in most states of the guide's episodes."""
+    model = AllAction(small, recipe(steps=8_192, updates=8, guided=1.0, imitate=1e4, entropy=1e-3), seed=0)
+    shown = model._visits.collect(model.policy, model.slow_value, Share(0.0, 1.0))
+    before = (model.predict(shown.seen, deterministic=True)[0] == shown.shown).mean()
+    model.learn()
+    after = (model.predict(shown.seen, deterministic=True)[0] == shown.shown).mean()
+    assert after > max(0.8, before + 0.2)
+
+
 # --- promises ---
+
+
+@pytest.fixture(scope="module")
+def guide(small):
+    return tuning.tuned(small, 0, "bayes-greedy")
 
 
 def finished(scenario, settings, seed):
@@ -205,7 +244,7 @@ def test_equal_seeds_learn_alike_and_others_differ(small):
 @pytest.mark.parametrize("stop_at", [0, 3, 7])
 def test_a_resumed_training_ends_as_one_that_never_stopped(small, stop_at):
     """Through a file, at a time when the replay is not full, and when it is; into a learner that was used for something else."""
-    settings = recipe(forced=0.3, steps=1_280)
+    settings = recipe(forced=0.3, guided=0.5, imitate=0.5, steps=1_280)
     whole, kept, rounds = AllAction(small, settings, 5), io.BytesIO(), 0
 
     def between():

@@ -94,7 +94,6 @@ def test_every_space_is_of_fields_that_its_recipe_has_and_holds_the_recipe_itsel
 
 
 def test_a_learner_is_searched_on_validation_episodes_and_the_best_recipe_is_a_grid(run, tiny, monkeypatch, tmp_path):
-    from cutlayer.agents.sweep import work
     from cutlayer.agents.validation import Trial
     from cutlayer.envs import batch
 
@@ -104,8 +103,7 @@ def test_a_learner_is_searched_on_validation_episodes_and_the_best_recipe_is_a_g
     )
     drawn = []
     monkeypatch.setattr(batch, "draw", lambda scenario, seed, draw=batch.draw: (drawn.append(seed), draw(scenario, seed))[1])
-    for module in (tune, work):
-        monkeypatch.setattr(module, "LEARNERS", tiny.LEARNERS)
+    monkeypatch.setattr(tune, "LEARNERS", tiny.LEARNERS)
     monkeypatch.setattr("cutlayer.agents.train.LEARNERS", tiny.LEARNERS)
     code, text, err = run("tune", "--learner", "sac-d", "--trials", 2, "--steps", 160, "-o", tmp_path / "out", "--json")
     assert code == 0, err
