@@ -75,20 +75,31 @@ class AllActionRecipe(recipes.Recipe):
     forced: float = 0.0  # share of requests that must be offloaded; falls in a straight line to
     last_forced: float = 0.0
     forced_requests: float = 15.0  # mean length of such a stretch
-    guided: float = 0.0  # share of episodes that the tuned Bayes greedy decides; falls in a straight line to 0
-    imitate: float = 0.0  # weight of the cross entropy to its plans there, reward a nat; falls so too
+    guided: float = 0.0  # share of episodes that the tuned Bayes greedy decides; falls in a straight line to
+    last_guided: float = 0.0
+    imitate: float = 0.0  # weight of the cross entropy to its plans there, reward a nat; falls in a straight line to
+    last_imitate: float = 0.0
     bank: int = 512  # episodes drawn at a time, each begun once
     hidden: tuple[int, ...] = (64, 64)  # tanh, as in every network that ships
     value_hidden: tuple[int, ...] = (64, 64)  # it sees every plan's next observation: two thirds of the time of a visit
 
 
-# What differs by scenario. The discount is matched to how far a decision reaches.
+# Half the episodes, and at the end a third, are the Bayes greedy's; the entropy needs to lead nowhere then, and starts low.
+GUIDED = {"guided": 0.5, "last_guided": 0.3, "entropy": 0.1, "last_entropy": 0.0003}
+# What differs by scenario. The discount is matched to how far a decision reaches. Figures: best validation reward, one seed.
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "urllc-ge": {"gamma": 0.6},
-    # Best validation reward, one seed: 0.760 after 200,000 states, 0.762 with forced offloading too, 0.771 with it and these; the Bayes
-    # greedy has 0.760.
-    "lte-uplink": {"gamma": 0.95, "steps": 500_000, "forced": 0.3, "last_forced": 0.1},
-    # As above: 0.826 after 200,000 states, 0.821 with forced offloading, 0.831 so; the Bayes greedy has 0.825.
+    # What there is to gain is finer than an entropy weight of 0.002: 0.8204 with it, 0.8266 so; the Bayes greedy has 0.8277.
+    "paper-urllc": {"last_entropy": 0.0003},
+    # A device that is loaded to its limit: without a guide the queue grows and no way leads back. 0.336 as the default, 0.461 with this
+    # discount, 0.597 so; the Bayes greedy has 0.604.
+    "privacy": {"gamma": 0.95, **GUIDED, "imitate": 1.0, "last_imitate": 1.0},
+    # Charge spent now is missed hundreds of requests later. 0.557 with this discount alone, 0.696 so; the Bayes greedy has 0.696.
+    "battery-harvest": {"gamma": 0.95, **GUIDED, "imitate": 1.0, "last_imitate": 0.1},
+    # On training drives left out in three folds (120 episodes each, 200,000 states): 0.743, 0.784 with forced offloading instead of a
+    # guide, 0.806 and 0.818 in the latter two folds so; the Bayes greedy has 0.749, 0.815 and 0.826.
+    "lte-uplink": {"gamma": 0.95, "steps": 400_000, **GUIDED, "last_entropy": 0.0005, "imitate": 0.1, "last_imitate": 0.03},
+    # 0.826 after 200,000 states, 0.821 with forced offloading, 0.831 so; the Bayes greedy has 0.825.
     "nsa-uplink": {"gamma": 0.9, "steps": 400_000},
     "compound": {"gamma": 0.9},
 }
@@ -153,7 +164,7 @@ class AllAction:
         while self.steps < recipe.steps:
             between()
             done = self.steps / recipe.steps
-            self._visit(Share(recipe.forced + (recipe.last_forced - recipe.forced) * done, recipe.guided * (1.0 - done)))
+            self._visit(Share(_fallen(recipe.forced, recipe.last_forced, done), _fallen(recipe.guided, recipe.last_guided, done)))
             figures = self._update(done)
             if logger is not None:
                 for name, value in figures.items():
@@ -238,7 +249,7 @@ class AllAction:
         recipe = self.recipe
         entropy = recipe.entropy * (recipe.last_entropy / recipe.entropy) ** done
         for group in self._optimizer.param_groups:
-            group["lr"] = recipe.learning_rate + (recipe.last_rate - recipe.learning_rate) * done
+            group["lr"] = _fallen(recipe.learning_rate, recipe.last_rate, done)
         filled = min(self.steps, recipe.replay)
         for _ in range(recipe.updates):
             drawn = self._rng.integers(filled, size=recipe.batch)
@@ -248,7 +259,7 @@ class AllAction:
             if recipe.imitate > 0.0:
                 shown = torch.from_numpy(self._shown[drawn])
                 apart = functional.cross_entropy(logits, shown, ignore_index=UNGUIDED, reduction="sum") / recipe.batch
-                loss = loss + recipe.imitate * (1.0 - done) * apart
+                loss = loss + _fallen(recipe.imitate, recipe.last_imitate, done) * apart
             value_loss = functional.mse_loss(self.value(seen).squeeze(1), own)
             self._optimizer.zero_grad()
             (loss + value_loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped; no weight is in both
@@ -270,6 +281,11 @@ def mlp(sizes: list[int], activation: type[nn.Module]) -> nn.Sequential:
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def _fallen(first: float, last: float, done: float) -> float:
+    """On the straight line between them."""
+    return first + (last - first) * done
 
 
 @torch.no_grad()
