@@ -1,7 +1,9 @@
 """What a message costs between two processes: the frames of `runtime.split` beside ZeroMQ and gRPC, interleaved, on loopback.
 
 A request of so many bytes, a reply of 40 (ten logits). Each server is a process of its own and does nothing with what it gets. Ours is the
-edge server itself: it checks lengths and checksums as ever, and the time that it says it decoded and computed is taken off.
+edge server itself: it checks lengths and checksums as ever, and the time that it says it decoded and computed is taken off. It answers so
+fast that the device watches for the reply (`runtime.split.line.BUSY_S`); `cutlayer-asleep` never does: that is what a request costs whose
+edge has something to compute.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,6 +23,7 @@ from cutlayer.profiles import machine
 from cutlayer.runtime.split.address import Address
 from cutlayer.runtime.split.connection import Connection
 from cutlayer.runtime.split.edge import EdgeServer
+from cutlayer.runtime.split.line import BUSY_S
 from cutlayer.runtime.split.protocol import Request, Shapes
 from cutlayer.runtime.testbed.calibrate import line, python, running
 
@@ -100,16 +104,21 @@ def serve_grpc() -> None:
     server.wait_for_termination()
 
 
-SERVERS: dict[str, Callable[[], None]] = {"cutlayer": serve_cutlayer, "zeromq": serve_zeromq, "grpc": serve_grpc}
+SERVERS: dict[str, Callable[[], None]] = {
+    "cutlayer": serve_cutlayer,
+    "cutlayer-asleep": serve_cutlayer,
+    "zeromq": serve_zeromq,
+    "grpc": serve_grpc,
+}
 
 
 # --- clients
 
 
 @contextlib.contextmanager
-def cutlayer(port: int) -> Iterator[Exchange]:
+def cutlayer(port: int, busy_s: float = BUSY_S) -> Iterator[Exchange]:
     """One connection, as a device agent holds it."""
-    connection = Connection(Address("127.0.0.1", port), SHAPES)
+    connection = Connection(Address("127.0.0.1", port), SHAPES, busy_s=busy_s)
     cuts = {size: partition for partition, size in enumerate(SIZES, 1)}
 
     def exchange(payload: bytes) -> float:
@@ -151,7 +160,12 @@ def grpc(port: int) -> Iterator[Exchange]:
         yield exchange
 
 
-CLIENTS: dict[str, Callable[[int], contextlib.AbstractContextManager[Exchange]]] = {"cutlayer": cutlayer, "zeromq": zeromq, "grpc": grpc}
+CLIENTS: dict[str, Callable[[int], contextlib.AbstractContextManager[Exchange]]] = {
+    "cutlayer": cutlayer,
+    "cutlayer-asleep": partial(cutlayer, busy_s=0.0),
+    "zeromq": zeromq,
+    "grpc": grpc,
+}
 
 
 def run(rounds: int = ROUNDS, progress: Callable[[float], None] = lambda _: None) -> dict[str, Any]:
@@ -179,7 +193,12 @@ def run(rounds: int = ROUNDS, progress: Callable[[float], None] = lambda _: None
             progress((done + 1) / (WARM + rounds))
     sizes = {str(size): {name: _figures(found[name][size], cpu[name][size]) for name in CLIENTS} for size in SIZES}
     lowest = {size: min(rows, key=lambda name: rows[name]["p50_s"]) for size, rows in sizes.items()}
+    p50_s = {name: {size: rows[name]["p50_s"] for size, rows in sizes.items()} for name in CLIENTS}
     return {
+        "ours_p50_s": p50_s["cutlayer"],
+        "ours_asleep_p50_s": p50_s["cutlayer-asleep"],
+        "zeromq_p50_s": p50_s["zeromq"],
+        "grpc_p50_s": p50_s["grpc"],
         "sizes": sizes,
         "over_ours": {
             size: {name: rows[name]["p50_s"] / rows["cutlayer"]["p50_s"] for name in CLIENTS if name != "cutlayer"}
@@ -223,12 +242,12 @@ def _figures(took: Sequence[float], cpu_s: Sequence[float]) -> dict[str, float]:
 
 def table(result: dict[str, Any]) -> str:
     """A line for each size and transport, in microseconds."""
-    lines = [f"{'bytes':>9}  {'transport':<10}{'p50 us':>9}{'p99 us':>9}{'cpu us':>9}{'p50 over ours':>15}"]
+    lines = [f"{'bytes':>9}  {'transport':<16}{'p50 us':>9}{'p99 us':>9}{'cpu us':>9}{'p50 over ours':>15}"]
     for size, rows in result["sizes"].items():
         for name, one in rows.items():
             p50, p99, cpu = (1e6 * one[key] for key in ("p50_s", "p99_s", "cpu_s"))
             over = result["over_ours"][size].get(name, 1.0)
-            lines.append(f"{size:>9}  {name:<10}{p50:>9.0f}{p99:>9.0f}{cpu:>9.0f}{over:>15.2f}")
+            lines.append(f"{size:>9}  {name:<16}{p50:>9.0f}{p99:>9.0f}{cpu:>9.0f}{over:>15.2f}")
     return "\n".join(lines)
 
 

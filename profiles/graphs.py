@@ -8,7 +8,9 @@ A folder of graphs holds, for a trunk of L layers and exits e of depth depths[e]
 
 Two graphs a cut, because a chain of one-layer graphs loses the fusions across layers (up to 31 % on MobileNetV2).
 A prefix that ends between two exits also puts out the tensor that the deepest exit passed so far reads (`kept_depth`):
-it is at hand anyway, and lets the device answer by itself when the edge does not. Batch size is 1, tensors are float32.
+it is at hand anyway, and lets the device answer by itself when the edge does not. Tensors are float32; their first axis is free and called
+`BATCH`: who opens a graph for one image fixes it to 1, so that the runtime knows all shapes beforehand. It is 1 from the start where the
+network itself takes one image at a time, as one does that `cutlayer.profiles.cuts` had to read by `torch.export`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from onnx import ModelProto
+    from torch import Tensor
+    from torch.nn import Module
 
     from cutlayer.profiles.zoo import MultiExit
 
@@ -39,6 +43,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "graphs.json"
 OPSET = 18  # what torch's exporter emits by itself; any other number adds a conversion. ONNX Runtime reads it since 1.14
 PIXELS = "pixels"
+BATCH = "batch"
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -164,11 +169,13 @@ def _whole_graph(network: MultiExit) -> tuple[ModelProto, tuple[tuple[int, ...],
     exposed, pixels = Exposed().eval(), torch.zeros(1, *network.input_shape)
     names = [cut_name(partition) for partition in range(1, depths[-1] + 1)] + [logits_name(exit_) for exit_ in range(len(depths))]
     with _quiet(), torch.no_grad():
+        several = _takes_several(exposed, torch.cat([pixels, pixels]))
         cut_shapes = (network.input_shape, *(tuple(cut.shape[1:]) for cut in exposed(pixels)[: depths[-1]]))
         program = torch.onnx.export(
             exposed,
-            (pixels,),
+            (torch.cat([pixels, pixels]) if several else pixels,),  # of one the exporter would take that it is always one
             dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim(BATCH)},) if several else None,
             external_data=False,
             input_names=[PIXELS],
             output_names=names,
@@ -178,6 +185,14 @@ def _whole_graph(network: MultiExit) -> tuple[ModelProto, tuple[tuple[int, ...],
     assert program is not None  # only the exporter that writes to a file returns nothing
     whole: ModelProto = program.model_proto
     return whole, cut_shapes, f"torch {torch.__version__}, onnx {onnx.__version__}, opset {OPSET}"
+
+
+def _takes_several(exposed: Module, two: Tensor) -> bool:
+    """Whether every tensor that comes out has as many rows as went in."""
+    try:
+        return all(len(out) == len(two) for out in exposed(two))
+    except Exception:  # noqa: BLE001 - a graph that was read with one image says in many ways that it takes no other number
+        return False
 
 
 def _write_graphs(whole: ModelProto, depths: Sequence[int], folder: Path) -> dict[str, str]:

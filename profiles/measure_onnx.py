@@ -184,6 +184,7 @@ class _Bench:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
+        options.add_free_dimension_override_by_name(graphs.BATCH, 1)
         session: Any = None
         for _ in range(LOADS):
             session = None  # the one before is freed first: of VGG-16 two would be over a gigabyte

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import select
-import socket
-import ssl
-import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,9 +15,11 @@ from cutlayer.profiles.codecs import HEADER_BYTES
 from cutlayer.profiles.cost import MSS_BYTES
 from cutlayer.runtime.split import protocol
 from cutlayer.runtime.split.address import connect
+from cutlayer.runtime.split.line import BUSY_S, Line
 from cutlayer.runtime.split.protocol import FATAL, Inbox, Kind, RefusedError, Reply, Request, Shapes
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from numpy.typing import NDArray
@@ -60,6 +57,7 @@ class Connection:
         *,
         tls: ssl.SSLContext | None = None,
         pace: Pace | None = None,
+        busy_s: float = BUSY_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -68,9 +66,10 @@ class Connection:
         self._shapes = shapes
         self._tls = tls
         self._pace = pace
+        self._busy_s = busy_s
         self._clock = clock
         self._sleep = sleep
-        self._socket: socket.socket | None = None
+        self._line: Line | None = None
         self._inbox = Inbox(HEADER_BYTES + shapes.logits_bytes)
         self._sequence = 0
         self._failures = 0
@@ -103,7 +102,7 @@ class Connection:
     @property
     def barred(self) -> bool:
         """Whether there is no connection, and none is tried because the last try failed a moment ago."""
-        return self._socket is None and self._clock() < self._retry_s
+        return self._line is None and self._clock() < self._retry_s
 
     def try_again(self) -> None:
         """Let the next `exchange` try to connect, however short ago the last try failed."""
@@ -111,25 +110,23 @@ class Connection:
 
     def close(self) -> None:
         """Hang up; the next `exchange` makes a new connection."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
     def _abort(self) -> None:
-        """Hang up and have the system forget what it has not sent yet, else it would go on in front of the next tensor."""
-        if self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
+        if self._line is not None:
+            self._line.abort()
+            self._line = None
 
-    def _connected(self, give_up_s: float) -> socket.socket:
-        if self._socket is not None and _ended(self._socket):
+    def _connected(self, give_up_s: float) -> Line:
+        if self._line is not None and self._line.ended:
             self.close()  # the edge was stopped in between; it may be back
-        if self._socket is None:
+        if self._line is None:
             if self.barred:
                 raise PeerError("could not be reached a moment ago")
             try:
-                self._socket = self._greet(give_up_s)
+                self._line = self._greet(give_up_s)
             except (PeerError, OSError):
                 # Only here: a transfer that a slow link did not let through says nothing about the next one.
                 self._retry_s = self._clock() + min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(self._failures, 16))
@@ -137,87 +134,70 @@ class Connection:
                 self.transfer = Transfer()  # a greeting is none
                 raise
             self._failures = 0
-        return self._socket
+        return self._line
 
-    def _greet(self, give_up_s: float) -> socket.socket:
+    def _greet(self, give_up_s: float) -> Line:
         """A new connection, to an edge that has this model: found by 48 bytes, not by a tensor."""
-        peer = connect(self.address, self._left_s(give_up_s), self._tls)
+        line = Line(connect(self.address, self._left_s(give_up_s), self._tls), self._clock, self._busy_s)
         try:
             self._inbox.drop(len(self._inbox))
-            self._converse(peer, _PROBE, b"", give_up_s, None)
+            self._converse(line, _PROBE, b"", give_up_s, None)
         except BaseException:  # also an interrupt must not leave the socket open; it goes on
-            peer.close()
+            line.close()
             raise
-        return peer
+        return line
 
     def _converse(
-        self, peer: socket.socket, request: Request, payload: bytes, give_up_s: float, pace: Pace | None
+        self, line: Line, request: Request, payload: bytes, give_up_s: float, pace: Pace | None
     ) -> tuple[Reply, NDArray[np.float32]]:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         crc, left_s = protocol.checksum(payload), self._left_s(give_up_s)
         request = msgspec.structs.replace(
             request, sequence=self._sequence, model=self._shapes.model, length=len(payload), crc=crc, deadline_s=left_s
         )  # fmt: skip
-        self._send(peer, protocol.pack_request(request), payload, give_up_s, pace)
-        self._receive(peer, HEADER_BYTES, give_up_s)
-        reply = protocol.parse_reply(self._inbox.front(HEADER_BYTES))
+        header = protocol.pack_request(request)
+        if pace is None:
+            start_s = self._clock()
+            self.transfer = transfer = Transfer(start_s, start_s)
+            line.send(header, payload, give_up_s)
+            transfer.end_s, transfer.sent_bytes = self._clock(), HEADER_BYTES + len(payload)
+        else:
+            self._send_paced(line, memoryview(header + payload), give_up_s, pace)
+        inbox = self._inbox
+        line.receive(inbox, HEADER_BYTES, give_up_s)
+        reply = protocol.parse_reply(inbox.front(HEADER_BYTES))
         try:
             protocol.expect(reply, request, self._shapes)
         except RefusedError:
-            self._inbox.drop(HEADER_BYTES)
+            inbox.drop(HEADER_BYTES)
             raise
         frame = HEADER_BYTES + reply.length
-        self._receive(peer, frame, give_up_s)
-        body = bytes(self._inbox.front(frame)[HEADER_BYTES:])
-        self._inbox.drop(frame)
+        line.receive(inbox, frame, give_up_s)
+        body = bytes(inbox.front(frame)[HEADER_BYTES:])
+        inbox.drop(frame)
         if protocol.checksum(body) != reply.crc:
             raise PeerError("the logits were damaged on the way")
         return reply, np.frombuffer(body, np.float32)
 
-    def _send(self, peer: socket.socket, header: bytes, payload: bytes, give_up_s: float, pace: Pace | None) -> None:
+    def _send_paced(self, line: Line, frame: memoryview, give_up_s: float, pace: Pace) -> None:
         at_s = self._clock()
         self.transfer = transfer = Transfer(at_s, at_s)
-        if pace is None:
-            peer.settimeout(self._left_s(give_up_s))
-            if isinstance(peer, ssl.SSLSocket):  # TLS gathers nothing
-                peer.sendall(header + payload)
-            elif (sent := peer.sendmsg([header, payload])) < HEADER_BYTES + len(payload):  # the system's buffer is full
-                rest = (header + payload)[sent:] if sent < HEADER_BYTES else memoryview(payload)[sent - HEADER_BYTES :]
-                peer.sendall(rest)
-            transfer.end_s, transfer.sent_bytes = self._clock(), HEADER_BYTES + len(payload)
-            return
-        frame = memoryview(header + payload)
         for start in range(0, len(frame), MSS_BYTES):
             chunk = frame[start : start + MSS_BYTES]
             at_s = pace(len(chunk), at_s)  # from when the last one left, not from now: oversleeping must not add up
             self._sleep_until(min(at_s, give_up_s))
             transfer.end_s = self._clock()
+            self._left_s(give_up_s)
             # Written once it has left the emulated link: the edge sees it arrive as it would over a real one.
-            peer.settimeout(self._left_s(give_up_s))
-            peer.sendall(chunk)
+            line.send_rest(chunk, give_up_s)
             transfer.sent_bytes += len(chunk)
 
     def _sleep_until(self, instant_s: float) -> None:
         if (wait_s := instant_s - self._clock()) > 0:
             self._sleep(wait_s)
 
-    def _receive(self, peer: socket.socket, count: int, give_up_s: float) -> None:
-        while not self._inbox.has(count):
-            peer.settimeout(self._left_s(give_up_s))
-            got = peer.recv_into(self._inbox.space())
-            if got == 0:
-                raise PeerError("closed the connection")
-            self._inbox.took(got, self._clock())
-
     def _left_s(self, give_up_s: float) -> float:
         left_s = give_up_s - self._clock()
         if left_s <= 0:
             raise TimeoutError
         return left_s
-
-
-def _ended(peer: socket.socket) -> bool:
-    """Whether the other side has closed, or sent what nobody asked for; looks without waiting or taking."""
-    poll = select.poll()
-    poll.register(peer, select.POLLIN)
-    return bool(poll.poll(0))

@@ -1,7 +1,7 @@
 """The edge server: takes coded tensors from devices, runs the rest of the network, sends the logits back.
 
-One thread a connection; computing is one at a time, because the profiles are those of an edge that serves one request
-at a time, and the wait for it is measured and sent back. What may go wrong with a peer and what becomes of it:
+One thread a connection; `computing` says whose turn it is, and the wait for it is measured and sent back. What may go wrong with a peer
+and what becomes of it:
 
     damaged header, other version, other model, no such plan, wrong length    refused by status, then hung up on
     a frame that was there before, or out of order                            refused by status, then hung up on
@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from cutlayer.errors import ConfigError, CutlayerError, PeerError
-from cutlayer.profiles.codecs import HEADER_BYTES, decode
+from cutlayer.profiles.codecs import HEADER_BYTES
 from cutlayer.runtime.split.address import Address, Certificates, listen
+from cutlayer.runtime.split.computing import Batches, OneByOne
 from cutlayer.runtime.split.graphs import Graphs
 from cutlayer.runtime.split.protocol import (
     FATAL,
@@ -63,7 +64,7 @@ class EdgeServer:
     """Serves the graphs of one network on one address, from `serve()` until `stop()`; a context manager that holds the port.
 
     idle_s bounds the silence within a frame; `connections` the devices served at once; `queue` the requests that wait for
-    the one being computed: a request beyond it is refused as busy.
+    the one being computed: a request beyond it is refused as busy. compute: by default `OneByOne`.
 
     Raises:
         ConfigError: the address is in use, unknown, or another machine could reach it and `insecure` is not set.
@@ -79,6 +80,7 @@ class EdgeServer:
         idle_s: float = IDLE_S,
         connections: int = 64,
         queue: int = 16,
+        compute: OneByOne | Batches | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._graphs = graphs
@@ -86,11 +88,10 @@ class EdgeServer:
         self._connections = connections
         self._queue = queue
         self._clock = clock
-        self._computing = threading.Lock()
+        self._compute = compute or OneByOne(graphs, clock)
         self._waiting = 0
         self._guard = threading.Lock()  # of the counters and the set of sockets
         self._peers: dict[threading.Thread, socket.socket] = {}
-        self.answers = dict.fromkeys(Status, 0)  # replies sent, by status
         self._tls = tls
         self._listener = listen(address, tls=tls is not None, insecure=insecure)
         self.address = address if address.path is not None else Address(*self._listener.getsockname()[:2])
@@ -145,7 +146,6 @@ class EdgeServer:
         """The life of one connection."""
         try:
             with peer, self._secured(peer) as line:
-                _tune(line)
                 inbox, before = Inbox(self._graphs.shapes.largest_frame), -1
                 while (before := self._answer(line, inbox, address, before)) >= 0:
                     pass
@@ -159,9 +159,10 @@ class EdgeServer:
 
     def _secured(self, peer: socket.socket) -> socket.socket:
         """The connection, behind TLS where there is one; raises OSError where the device shows no certificate in time."""
+        _tune(peer)
+        peer.settimeout(self._idle_s)  # once: to change it is a system call
         if self._tls is None:
             return peer
-        peer.settimeout(self._idle_s)
         line = self._tls.wrap_socket(peer, server_side=True)
         with self._guard:
             self._peers[threading.current_thread()] = line
@@ -176,22 +177,22 @@ class EdgeServer:
             expect_next(request.sequence, before)
         except PeerError as error:
             logger.info("refused %s: %s", address, error)
-            self._send(peer, Reply(0, Status.BAD_FRAME))
+            peer.sendall(pack_reply(Reply(0, Status.BAD_FRAME)))
             return self._hang_up(peer, inbox)
         status = judge(request, self._graphs.shapes)
         if status in FATAL:
             logger.info("refused %s: %s", address, status.name)
-            self._send(peer, Reply(request.sequence, status, exit=request.exit))
+            peer.sendall(pack_reply(Reply(request.sequence, status, exit=request.exit)))
             return self._hang_up(peer, inbox)
         frame = HEADER_BYTES + request.length
         if not self._receive(peer, inbox, frame):
             return -1
         seen = (max(0, frame - inbox.first_bytes), inbox.last_s - inbox.first_s, inbox.first_s)
         reply, logits = self._work(request, inbox.front(frame)[HEADER_BYTES:], *seen)
+        peer.sendall(pack_reply(reply) + logits)
         inbox.drop(frame)
         if reply.status != Status.OK:
             logger.info("refused %s: %s", address, reply.status.name)
-        self._send(peer, reply, logits)
         return request.sequence
 
     def _receive(self, peer: socket.socket, inbox: Inbox, count: int) -> bool:
@@ -201,11 +202,11 @@ class EdgeServer:
             PeerError: the peer closes, falls silent or is too slow within a frame.
         """
         while not inbox.has(count):
-            # Between two frames a device may be silent for as long as it likes.
-            peer.settimeout(self._idle_s if len(inbox) else None)
             try:
                 got = peer.recv_into(inbox.space())
             except TimeoutError as error:
+                if len(inbox) == 0:  # between two frames a device may be silent for as long as it likes
+                    continue
                 raise PeerError(f"silent for {self._idle_s} s after {len(inbox)} of {count} bytes") from error
             if got == 0:
                 if len(inbox) == 0:
@@ -246,28 +247,6 @@ class EdgeServer:
             dispersion_s,
         )
         return reply, logits
-
-    def _compute(self, request: Request, payload: memoryview, first_s: float) -> tuple[Status, bytes, tuple[float, float, float]]:
-        arrived_s = self._clock()
-        with self._computing:
-            start_s = self._clock()
-            queue_s = start_s - arrived_s
-            if 0 < request.deadline_s < start_s - first_s:
-                return Status.LATE, b"", (queue_s, 0.0, 0.0)
-            try:
-                x = decode(payload, request.bits, request.lo, request.scale, self._graphs.shapes.cuts[request.partition])
-                decoded_s = self._clock()
-                logits = self._graphs.suffix(request.partition, request.exit, x).tobytes()
-            except Exception:  # whatever the runtime raises, the device is told and the server goes on
-                logger.exception("exit %d from cut %d failed", request.exit, request.partition)
-                return Status.FAILED, b"", (queue_s, 0.0, 0.0)
-            return Status.OK, logits, (queue_s, decoded_s - start_s, self._clock() - decoded_s)
-
-    def _send(self, peer: socket.socket, reply: Reply, logits: bytes = b"") -> None:
-        with self._guard:
-            self.answers[reply.status] += 1
-        peer.settimeout(self._idle_s)
-        peer.sendall(pack_reply(reply) + logits)
 
     def _hang_up(self, peer: socket.socket, inbox: Inbox) -> int:
         """Close so that the refusal arrives: closing with unread bytes would make TCP throw it away. Always -1."""
@@ -321,12 +300,29 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--idle-s", type=float, default=IDLE_S, help="silence within a frame after which a device is given up (default: %(default)s)"
     )
     parser.add_argument("--queue", type=int, default=16, help="requests that may wait; more are refused as busy (default: %(default)s)")
+    parser.add_argument(
+        "--batch-window-ms",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="run requests of one exit and partition that come within W ms as one batch; 0 runs each by itself (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="a batch of N does not wait for its window (default: %(default)s)"
+    )
     parser.add_argument("--insecure", action="store_true", help="allow an address that other machines reach, without TLS")
     parser.add_argument("--verbose", action="store_true", help="say on stderr whom it refuses or hangs up on, and why")
     options = parser.parse_args(argv)
-    for name, fits in (("idle_s", 0 < options.idle_s < float("inf")), ("queue", options.queue >= 0)):
+    for name, fits in (
+        ("idle_s", 0 < options.idle_s < float("inf")),
+        ("queue", options.queue >= 0),
+        ("batch_window_ms", 0 <= options.batch_window_ms <= 1e3 * DRAIN_S),
+        ("batch", options.batch > 1),
+    ):
         if not fits:
             raise ConfigError(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range; see {parser.prog} --help")
+    if options.batch_window_ms and options.queue < options.batch - 1:
+        raise ConfigError(f"--queue {options.queue} is too short for a batch of {options.batch}; give at least {options.batch - 1}")
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port {options.port} is no port; give one from 1 to 65535, or 0 for any free one")
     return options
@@ -367,8 +363,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Before the warm-up: a port in use is told at once.
         address = Address(path=options.unix) if options.unix else Address(options.host, options.port)
         limits = {"tls": _tls(options), "insecure": options.insecure, "idle_s": options.idle_s, "queue": options.queue}
-        with EdgeServer(graphs, address, **limits) as server, _stopped_by_signals(server):
+        batches = Batches(graphs, 1e-3 * options.batch_window_ms, options.batch) if options.batch_window_ms else None
+        with EdgeServer(graphs, address, compute=batches, **limits) as server, _stopped_by_signals(server):
             graphs.warm_up("edge")
+            if batches is not None:
+                graphs.warm_up_batches(options.batch)
             where = server.address
             place = {"host": where.host, "port": where.port} if where.path is None else {"path": str(where.path)}
             print(json.dumps({"ready": True, "address": str(where), **place}), flush=True)

@@ -1,7 +1,8 @@
 """A folder of graphs made by `cutlayer.profiles.graphs.export`, opened for running.
 
 Each graph is read, compared with its checksum and handed to ONNX Runtime when it is first needed, or by `warm_up`. One
-thread, because a device shares its cores and the profiles are those of one thread. Needs the extra `daemon`.
+thread, because a device shares its cores and the profiles are those of one thread. A graph that is also run on batches is opened twice:
+for one tensor at a time the runtime knows every shape beforehand. Needs the extra `daemon`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from cutlayer.errors import ConfigError
 from cutlayer.profiles.graphs import (
+    BATCH,
     MANIFEST,
     PIXELS,
     SCHEMA_VERSION,
@@ -57,7 +59,8 @@ class Graphs:
             cuts=self.manifest.cut_shapes,
             classes=self.manifest.classes,
         )
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, Any] = {}  # for one tensor
+        self._for_batches: dict[str, Any] = {}
         self._loading = threading.Lock()
 
     def prefix(self, partition: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -74,6 +77,20 @@ class Graphs:
         (logits,) = self._session(suffix_name(partition, exit_)).run(None, {cut_name(partition): x[None]})
         out: NDArray[np.float32] = logits[0]
         return out
+
+    def suffixes(self, partition: int, exit_: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `suffix`, of several tensors (n, ...) in one run: logits (n, classes)."""
+        (logits,) = self._batch_session(suffix_name(partition, exit_)).run(None, {cut_name(partition): x})
+        out: NDArray[np.float32] = logits
+        return out
+
+    def warm_up_batches(self, size: int) -> None:
+        """As `warm_up` of the edge, for `suffixes` of so many tensors."""
+        for exit_, depth in enumerate(self.shapes.depths):
+            for partition in range(depth + 1):
+                x = np.zeros((size, *self.shapes.cuts[partition]), np.float32)
+                for _ in range(WARM_UPS):
+                    self.suffixes(partition, exit_, x)
 
     def warm_up(self, side: Literal["device", "edge"]) -> None:
         """Load every graph that this side may be asked to run, and run it a few times: no request then pays for it."""
@@ -95,15 +112,21 @@ class Graphs:
                 run(x, partition)
 
     def _session(self, name: str) -> Any:
-        session = self._sessions.get(name)
+        return self._opened(self._sessions, name, 1)
+
+    def _batch_session(self, name: str) -> Any:
+        return self._opened(self._for_batches, name, BATCH)
+
+    def _opened(self, sessions: dict[str, Any], name: str, batch: int | str) -> Any:
+        session = sessions.get(name)
         if session is None:
             with self._loading:
-                session = self._sessions.get(name)
+                session = sessions.get(name)
                 if session is None:
-                    session = self._sessions[name] = self._load(name)
+                    session = sessions[name] = self._load(name, batch)
         return session
 
-    def _load(self, name: str) -> Any:
+    def _load(self, name: str, batch: int | str) -> Any:
         try:
             import onnxruntime
         except ImportError as error:
@@ -119,20 +142,22 @@ class Graphs:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only: its hints on shapes are for who builds the runtime
+        if isinstance(batch, int):
+            options.add_free_dimension_override_by_name(BATCH, batch)
         try:
             # From the bytes that were checked: the file may change in between.
             session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes have no other common base
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {reason}; {_ANEW} or update it") from error
-        self._check_signature(name, session)
+        self._check_signature(name, session, batch)
         return session
 
-    def _check_signature(self, name: str, session: Any) -> None:
+    def _check_signature(self, name: str, session: Any, batch: int | str) -> None:
         """Names and shapes of a graph are those of the manifest: a wrong pair ends here, not in the middle of a request."""
         source, targets = signatures(self.shapes.depths)[name]
-        shape_of = {cut_name(p): (1, *shape) for p, shape in enumerate(self.shapes.cuts)}
-        shape_of |= {logits_name(e): (1, self.shapes.classes) for e in range(len(self.shapes.depths))}
+        shape_of = {cut_name(p): (batch, *shape) for p, shape in enumerate(self.shapes.cuts)}
+        shape_of |= {logits_name(e): (batch, self.shapes.classes) for e in range(len(self.shapes.depths))}
         found = [(value.name, tuple(value.shape)) for value in (*session.get_inputs(), *session.get_outputs())]
         wanted = [(tensor, shape_of[tensor]) for tensor in (source, *targets)]
         if found != wanted:

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -39,6 +38,12 @@ import msgspec
 
 from cutlayer.errors import PeerError
 from cutlayer.profiles.codecs import BITS, HEADER_BYTES, RAW_BITS, payload_bytes
+
+try:
+    # The same checksum by vector instructions: 2 us instead of 23 for 100 kB on an EPYC. Comes with the extra `daemon`.
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
 
 MAGIC = b"CUTL"
 VERSION = 1
@@ -49,6 +54,7 @@ FLOAT_BYTES = 4
 _REQUEST = struct.Struct("<4sBBBBBBHI8sfffII")
 _REPLY = struct.Struct("<4sBBBBHHIfffIfII")
 _CHECK = struct.Struct("<I")
+_MAGIC_VERSION = MAGIC + bytes([VERSION])
 _LARGEST = 1e30  # of lo and scale: 65535 steps from it stay inside float32
 
 
@@ -73,6 +79,9 @@ class Status(IntEnum):
     BUSY = 7  # too many requests wait already
     FAILED = 8  # computing failed; the edge's log says why
 
+
+_STATUSES = tuple(Status)  # looked up for every frame, as `_ASKING` is: to call an enumeration costs ten times as much
+_ASKING: dict[int, Kind] = {Kind.INFER: Kind.INFER, Kind.PROBE: Kind.PROBE}
 
 # After these the edge cannot tell where the next frame begins, or would have to take in what it never needs: it hangs up.
 FATAL = frozenset({Status.BAD_FRAME, Status.WRONG_MODEL, Status.BAD_PLAN, Status.BAD_LENGTH})
@@ -155,7 +164,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 def checksum(payload: bytes | memoryview) -> int:
     """The crc32 that a header carries of its payload."""
-    return zlib.crc32(payload)
+    return crc32(payload)
 
 
 def pack_request(request: Request) -> bytes:
@@ -178,17 +187,18 @@ def parse_request(header: bytes | memoryview) -> Request:
     Raises:
         PeerError: it is no request of this version, damaged, or holds a number that no device sends.
     """
-    _unseal(header)
-    _, _, kind, exit_, partition, bits, flags, zero, sequence, model, lo, scale, deadline_s, length, crc = _REQUEST.unpack_from(header)
-    if kind not in (Kind.INFER, Kind.PROBE):
-        raise PeerError(f"frame of kind {kind} is no request; the peer is no cutlayer device")
+    fields = _REQUEST.unpack(_unsealed(header))
+    _, _, number, exit_, partition, bits, flags, zero, sequence, model, lo, scale, deadline_s, length, crc = fields
+    kind = _ASKING.get(number)
+    if kind is None:
+        raise PeerError(f"frame of kind {number} is no request; the peer is no cutlayer device")
     if flags or zero:
         raise PeerError(f"frame asks for coding {flags}.{zero}, which version {VERSION} does not have; update this side")
     if not (abs(lo) <= _LARGEST and 0.0 < scale <= _LARGEST):
         raise PeerError(f"quantisation from {lo} in steps of {scale} overflows; the tensor on the device is not finite")
     if not (0.0 <= deadline_s < math.inf):
         raise PeerError(f"time left of {deadline_s} s is no duration")
-    return Request(sequence, model, length, crc, Kind(kind), exit_, partition, bits, lo, scale, deadline_s)
+    return Request(sequence, model, length, crc, kind, exit_, partition, bits, lo, scale, deadline_s)
 
 
 def parse_reply(header: bytes | memoryview) -> Reply:
@@ -197,18 +207,16 @@ def parse_reply(header: bytes | memoryview) -> Reply:
     Raises:
         PeerError: it is no reply of this version, damaged, or holds a number that no edge sends.
     """
-    _unseal(header)
-    _, _, kind, exit_, status, waiting, zero, sequence, *rest, length, crc = _REPLY.unpack_from(header)
+    _, _, kind, exit_, status, waiting, zero, sequence, *times, length, crc = _REPLY.unpack(_unsealed(header))
     if kind != Kind.REPLY or zero:
         raise PeerError(f"frame of kind {kind} is no reply; the peer is no cutlayer edge")
-    if status > max(Status):
+    if status >= len(_STATUSES):
         raise PeerError(f"status {status} is unknown to version {VERSION}; update this side")
-    queue_s, decode_s, compute_s, bytes_after_first, dispersion_s = rest
-    for name, value in (("queue", queue_s), ("decode", decode_s), ("compute", compute_s), ("dispersion", dispersion_s)):
-        if not (0.0 <= value < math.inf):
-            raise PeerError(f"{name} time of {value} s is no duration")
+    queue_s, decode_s, compute_s, bytes_after_first, dispersion_s = times
+    if not (0.0 <= queue_s < math.inf and 0.0 <= decode_s < math.inf and 0.0 <= compute_s < math.inf and 0.0 <= dispersion_s < math.inf):
+        raise PeerError(f"waiting {queue_s}, decoding {decode_s}, computing {compute_s}, arriving {dispersion_s} s: one is no duration")
     return Reply(
-        sequence, Status(status), length, crc, exit_, waiting, queue_s, decode_s, compute_s, bytes_after_first, dispersion_s
+        sequence, _STATUSES[status], length, crc, exit_, waiting, queue_s, decode_s, compute_s, bytes_after_first, dispersion_s
     )  # fmt: skip
 
 
@@ -299,26 +307,30 @@ class Inbox:
     def drop(self, count: int) -> None:
         """Forget the first `count` bytes. What is left came with the latest chunk."""
         left = self._filled - count
-        self._buffer[:left] = self._buffer[count : self._filled]
+        if left:
+            self._buffer[:left] = self._buffer[count : self._filled]
         self._filled = left
         self.first_bytes, self.first_s = left, self.last_s
 
 
 def _sealed(body: bytes) -> bytes:
-    return body + _CHECK.pack(zlib.crc32(body))
+    return body + _CHECK.pack(crc32(body))
 
 
-def _unseal(header: bytes | memoryview) -> None:
-    if len(header) != HEADER_BYTES:
-        raise PeerError(f"header of {len(header)} bytes, {HEADER_BYTES} were expected; the connection was cut")
-    if bytes(header[:4]) != MAGIC:
-        raise PeerError(f"frame begins with {bytes(header[:4])!r}, not {MAGIC!r}; the peer does not speak this protocol")
-    # The version is judged before the checksum: another version may place the checksum elsewhere.
-    if header[4] != VERSION:
-        raise PeerError(f"frame of version {header[4]}, this side speaks version {VERSION}; update the older side")
-    (crc,) = _CHECK.unpack_from(header, HEADER_BYTES - _CHECK.size)
-    if zlib.crc32(header[: HEADER_BYTES - _CHECK.size]) != crc:
+def _unsealed(header: bytes | memoryview) -> bytes:
+    """All but the checksum, which fits."""
+    whole = bytes(header)  # a copy costs less than each look into a view
+    if len(whole) != HEADER_BYTES:
+        raise PeerError(f"header of {len(whole)} bytes, {HEADER_BYTES} were expected; the connection was cut")
+    if not whole.startswith(_MAGIC_VERSION):
+        if not whole.startswith(MAGIC):
+            raise PeerError(f"frame begins with {whole[:4]!r}, not {MAGIC!r}; the peer does not speak this protocol")
+        # The version is judged before the checksum: another version may place the checksum elsewhere.
+        raise PeerError(f"frame of version {whole[4]}, this side speaks version {VERSION}; update the older side")
+    body = whole[: HEADER_BYTES - _CHECK.size]
+    if crc32(body) != _CHECK.unpack_from(whole, len(body))[0]:
         raise PeerError("the header was damaged on the way; its checksum does not fit")
+    return body
 
 
 assert _REQUEST.size + _CHECK.size == _REPLY.size + _CHECK.size == HEADER_BYTES

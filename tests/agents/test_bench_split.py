@@ -19,12 +19,14 @@ def test_every_transport_carries_every_size_in_the_same_run():
     assert set(told["sizes"]) == {"1000", "10000", "100000", "1000000"}
     assert told["messages"] == bench_split.BLOCK
     for size, rows in told["sizes"].items():
-        assert set(rows) == {"cutlayer", "zeromq", "grpc"}
+        assert set(rows) == {"cutlayer", "cutlayer-asleep", "zeromq", "grpc"}
         assert all(0.0 < one["p50_s"] <= one["p99_s"] for one in rows.values())
         assert told["lowest_p50"][size] in rows
         for name, over in told["over_ours"][size].items():
             assert over == rows[name]["p50_s"] / rows["cutlayer"]["p50_s"]
-    assert len(bench_split.table(told).splitlines()) == 1 + 4 * 3
+        figures = {"ours": "cutlayer", "ours_asleep": "cutlayer-asleep", "zeromq": "zeromq", "grpc": "grpc"}
+        assert all(told[f"{key}_p50_s"][size] == rows[name]["p50_s"] for key, name in figures.items())
+    assert len(bench_split.table(told).splitlines()) == 1 + 4 * 4
 
 
 def test_the_clock_of_a_process_is_that_of_its_processor_time():

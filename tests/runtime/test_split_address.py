@@ -9,16 +9,20 @@ import socket
 import ssl
 import stat
 import subprocess
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cutlayer import cli
 from cutlayer.errors import ConfigError
-from cutlayer.runtime.split import authority
+from cutlayer.runtime.split import authority, protocol
 from cutlayer.runtime.split import edge as edge_module
 from cutlayer.runtime.split.address import Address, Certificates, connect, listen
 from cutlayer.runtime.split.device import DeviceAgent
+from cutlayer.runtime.split.edge import EdgeServer
+from cutlayer.runtime.split.protocol import Kind, Request, Shapes
 
 DEADLINE_S = 5.0
 NOW = dt.datetime.now(dt.UTC)
@@ -137,6 +141,26 @@ def test_an_edge_survives_a_device_that_says_nothing(graphs_folder, start_edge, 
         with connect(secured.address, DEADLINE_S) as silent:
             assert silent.recv(1) == b""
         assert answered(opened, secured.address, image, certificates["device"].client())[0].status == "edge"
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_device_may_be_silent_between_frames_for_longer_than_within_one(certificates, secured):
+    """The edge looks up each time that its patience within a frame has passed, and goes on waiting."""
+    shapes = Shapes(b"8 bytes!", (1,), ((3, 2, 2), (4,)), 2)
+    tls = certificates["edge"].server() if secured else None
+    with EdgeServer(SimpleNamespace(shapes=shapes), tls=tls, idle_s=0.02) as server:
+        thread = threading.Thread(target=server.serve)
+        thread.start()
+        with connect(server.address, DEADLINE_S, certificates["device"].client() if secured else None) as peer:
+            for sequence in (1, 2):
+                peer.settimeout(DEADLINE_S)
+                peer.sendall(protocol.pack_request(Request(sequence, shapes.model, 0, 0, kind=Kind.PROBE)))
+                assert protocol.parse_reply(peer.recv(48)).sequence == sequence
+                peer.settimeout(0.1)
+                with pytest.raises(TimeoutError):  # it neither says anything nor hangs up
+                    peer.recv(1)
+        server.stop()
+        thread.join()
 
 
 def test_certificates_are_whole_private_and_verify_by_openssl(tmp_path, capsys):

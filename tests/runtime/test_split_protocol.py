@@ -292,6 +292,16 @@ def test_an_inbox_keeps_what_came_behind_a_frame_and_never_grows():
     assert len(inbox.space()) == 4
 
 
+def test_the_checksum_is_zlibs_with_and_without_the_faster_one():
+    rng = np.random.default_rng(1)
+    for length in (0, 1, 44, 1000, 100_001):
+        data = rng.bytes(length)
+        assert protocol.checksum(data) == protocol.checksum(memoryview(data)) == zlib.crc32(data)
+    code = "import sys; sys.modules['isal'] = None; from cutlayer.runtime.split import protocol; print(protocol.checksum(b'123456789'))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) == protocol.checksum(b"123456789") == 0xCBF43926  # CRC-32/ISO-HDLC's check value
+
+
 def test_protocol_and_device_load_neither_torch_nor_the_runtime():
     code = "import sys, cutlayer.runtime.split.protocol; a = {'torch', 'onnxruntime', 'onnx'} & set(sys.modules); "
     code += (
