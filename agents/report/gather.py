@@ -15,7 +15,9 @@ import msgspec
 
 from cutlayer.agents import standings
 from cutlayer.agents.benchmark import TRAINING
+from cutlayer.agents.report import beds
 from cutlayer.agents.sweep.grid import LEARNER
+from cutlayer.agents.testbed.side import KIND, SURVEY
 from cutlayer.agents.train import CURVE, MODEL, RUN, Look
 from cutlayer.errors import ConfigError
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Files that hold numbers or what was learned: each needs a `run.json` beside it.
-NUMBERS = (CURVE, MODEL)
+NUMBERS = (CURVE, MODEL, SURVEY)
 RUNS, TABLE = "runs", "results.parquet"  # of a sweep; its module loads what only a sweep needs
 UNKNOWN = "unknown"
 
@@ -79,10 +81,11 @@ class Found:
 
     judged: list[Judged] = field(default_factory=list)
     trained: list[Trained] = field(default_factory=list)
+    beds: list[beds.Bed] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def worlds(self) -> list[str]:
-        """Their names, in alphabetical order."""
+        """Names of the worlds that something was judged or trained in, in alphabetical order."""
         return sorted({run.world for run in self.judged} | {one.world for one in self.trained if not one.judged})
 
 
@@ -95,7 +98,7 @@ def gather(folders: Sequence[Path]) -> Found:
     found = Found()
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is no folder; give what cutlayer train, benchmark or sweep wrote")
+            raise ConfigError(f"{folder} is no folder; give what cutlayer train, benchmark, sweep or testbed run wrote")
         _refuse_unsigned(folder)
         for table in sorted(folder.rglob(TABLE)):
             _refuse_lost(table)
@@ -106,8 +109,10 @@ def gather(folders: Sequence[Path]) -> Found:
             _take(path, found)
     found.judged = _newest(_named_by_fields(found.judged))
     found.trained = named(found.trained)
-    if not found.judged and not found.trained:
-        raise ConfigError(f"{folders[0]}: no {RUN} there is of a trained or judged policy; make one with: cutlayer train -o {folders[0]}")
+    if not found.judged and not found.trained and not found.beds:
+        raise ConfigError(
+            f"{folders[0]}: no {RUN} there is of a trained or judged policy or of a test bed; make one with: cutlayer train -o {folders[0]}"
+        )
     _refuse_mixed(found)
     return found
 
@@ -141,6 +146,8 @@ def _take(path: Path, found: Found) -> None:
         content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         if "rewards" in content:
             found.judged.append(msgspec.convert(content, Judged))
+        elif content.get("kind") == KIND:
+            found.beds.append(beds.read(path, content))
         elif "algorithm" in content:
             manifest = msgspec.convert(content, _Manifest)
             found.trained.append(_trained(path, manifest))

@@ -16,8 +16,9 @@ import msgspec
 from cutlayer import __version__
 from cutlayer.agents import runs
 from cutlayer.agents.judge import CLAIRVOYANT
-from cutlayer.agents.report import gather, ink, numbers, panels, played, tables
+from cutlayer.agents.report import gather, ink, numbers, panels, played, tables, wire
 from cutlayer.agents.report.maps import Grid
+from cutlayer.agents.report.part import Part
 from cutlayer.agents.train import RUN
 from cutlayer.errors import ConfigError
 from cutlayer.files import write_atomic
@@ -26,12 +27,13 @@ from cutlayer.profiles import machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from cutlayer.agents.report.beds import Bed
     from cutlayer.agents.report.gather import Found
-    from cutlayer.agents.report.panels import Panel
     from cutlayer.agents.report.played import Section
     from cutlayer.envs.spec import Scenario
 
 TEMPLATE = "page.html.j2"
+READING = "Every policy, best first; of several seeds the median one. Learned policies are bold."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,6 @@ class Order:
     grid: Grid | None = Grid()  # noqa: RUF009 - frozen itself
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A world's part of the report, ready to be written."""
-
-    section: Section
-    rows: list[numbers.Row]
-    panels: list[Panel]
-    absent: list[str]
-    headline: str
-
-
 def report(order: Order, tell: Callable[[float], None] = lambda _share: None) -> dict[str, Any]:
     """Make the report and return what a program reads of it.
 
@@ -70,13 +61,15 @@ def report(order: Order, tell: Callable[[float], None] = lambda _share: None) ->
     """
     found = gather.gather(order.folders)
     given = {scenario.name: scenario for scenario in order.scenarios}
-    names = _chosen(found, order.worlds)
+    names, tested = _chosen(found, order.worlds)
     play = bool(order.worlds) or len(names) <= played.MOST_PLAYED
 
     def making(i: int, name: str) -> Part:
-        return _part(name, found, given, order, play=play, tell=lambda share: tell((i + share) / len(names)))
+        return _of_world(name, found, given, order, play=play, tell=lambda share: tell((i + share) / len(names)))
 
-    parts = [making(i, name) for i, name in enumerate(names)]
+    of_worlds = [making(i, name) for i, name in enumerate(names)]
+    of_beds = wire.parts(tested)
+    parts = [*of_worlds, *of_beds]
     files = {order.page: html(parts, found, order).encode(), order.page.with_suffix(".run.json"): _signed(parts, found, order)}
     if order.figures is not None:
         for part in parts:
@@ -87,29 +80,34 @@ def report(order: Order, tell: Callable[[float], None] = lambda _share: None) ->
     return {
         "report": str(order.page),
         "files": sorted(str(path) for path in files),
-        "worlds": [
-            {"world": part.section.name, "headline": part.headline, "panels": [panel.name for panel in part.panels], "absent": part.absent,
-             "rows": [msgspec.to_builtins(row) for row in part.rows]}
-            for part in parts
-        ],
+        "worlds": [{"world": part.name, **_said(part)} for part in of_worlds],
+        "testbeds": [{"testbed": part.name, **_said(part)} for part in of_beds],
         "notes": found.notes,
-    }  # fmt: skip
+    }
 
 
-def _chosen(found: Found, asked: Sequence[str]) -> list[str]:
+def _said(part: Part) -> dict[str, Any]:
+    rows = [msgspec.to_builtins(row) for row in part.table.rows]
+    return {"headline": part.headline, "panels": [panel.name for panel in part.panels], "absent": part.absent, "rows": rows}
+
+
+def _chosen(found: Found, asked: Sequence[str]) -> tuple[list[str], list[Bed]]:
+    """Worlds, and folders of test beds, that were asked for."""
     names = found.worlds()
-    if unknown := [name for name in asked if name not in names]:
-        raise ConfigError(f"no run is of {unknown[0]!r}; these folders hold runs of: {', '.join(names)}")
-    return [name for name in names if name in asked or not asked]
+    known = sorted({*names, *(bed.told.scenario for bed in found.beds)})
+    if unknown := [name for name in asked if name not in known]:
+        raise ConfigError(f"no run is of {unknown[0]!r}; these folders hold runs of: {', '.join(known)}")
+    return [name for name in names if name in asked or not asked], [bed for bed in found.beds if bed.told.scenario in asked or not asked]
 
 
-def _part(name: str, found: Found, given: Mapping[str, Scenario], order: Order, *, play: bool, tell: Callable[[float], None]) -> Part:
+def _of_world(name: str, found: Found, given: Mapping[str, Scenario], order: Order, *, play: bool, tell: Callable[[float], None]) -> Part:
     section = played.section(
         name, found, given, traces=order.traces, episodes=order.episodes, play=play, report=lambda share: tell(0.6 * share)
     )
     maps = None if order.grid is None else panels.survey(section, order.grid, lambda share: tell(0.6 + 0.4 * share))
     made, absent = panels.of(section, maps)
-    return Part(section, numbers.rows(section.stood), made, absent, numbers.headline(section.stood))
+    table, headline = tables.of_policies(numbers.rows(section.stood)), numbers.headline(section.stood)
+    return Part(section.name, headline, _about(section), READING, table, made, absent, _sources(section), section.made_here)
 
 
 def html(parts: Sequence[Part], found: Found, order: Order) -> str:
@@ -125,33 +123,22 @@ def html(parts: Sequence[Part], found: Found, order: Order) -> str:
     )
     shown = [
         {
-            "name": part.section.name,
-            "slug": slug(part.section.name),
-            "headline": part.headline,
-            "about": _about(part.section),
-            "rows": [(row, tables.cells(row)) for row in part.rows],
-            "panels": [(panel, panels.inline(panel, slug(part.section.name))) for panel in part.panels],
-            "absent": part.absent,
-            "sources": _sources(part.section),
+            **{name: getattr(part, name) for name in ("name", "slug", "headline", "about", "reading", "table", "absent", "sources")},
+            "rows": list(zip(part.table.looks, part.table.cells, strict=True)),
+            "panels": [(panel, panels.inline(panel, part.slug)) for panel in part.panels],
         }
         for part in parts
     ]
-    run_file = order.page.with_suffix(".run.json").name if any(part.section.made_here for part in parts) else None
+    run_file = order.page.with_suffix(".run.json").name if any(part.made_here for part in parts) else None
     return environment.get_template(TEMPLATE).render(
         parts=shown,
         notes=found.notes,
-        head=tables.HEAD,
         light=ink.css("light"),
         dark=ink.css("dark"),
         version=__version__,
         run_file=run_file,
         css_colour=lambda colour: ink.variable(colour) if colour else "none",
     )
-
-
-def slug(name: str) -> str:
-    """A name for files and anchors: letters, digits and hyphens."""
-    return "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in name.lower())
 
 
 def _about(section: Section) -> str:
@@ -202,7 +189,7 @@ def _signed(parts: Sequence[Part], found: Found, order: Order) -> bytes:
         "machine": {"cpu": machine.cpu_name(), "load_average": machine.load_average()},
         "inputs": {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
         "notes": found.notes,
-        "judged": [msgspec.to_builtins(run) for part in parts for run in part.section.made_here],
+        "judged": [msgspec.to_builtins(run) for part in parts for run in part.made_here],
     }
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
@@ -211,10 +198,10 @@ def for_paper(part: Part, folder: Path) -> dict[Path, bytes]:
     """Every panel as SVG and PDF, the table as LaTeX and CSV: WORLD-PANEL.svg, WORLD-PANEL.pdf, WORLD-table.tex, WORLD-table.csv."""
     import matplotlib as mpl
 
-    name = slug(part.section.name)
+    name = part.slug
     files = {
-        folder / f"{name}-table.tex": tables.latex(part.rows, f"{part.section.name}: {_about(part.section)}").encode(),
-        folder / f"{name}-table.csv": tables.comma_separated(part.rows).encode(),
+        folder / f"{name}-table.tex": tables.latex(part.table, f"{part.name}: {part.about}").encode(),
+        folder / f"{name}-table.csv": tables.comma_separated(part.table).encode(),
     }
     for panel in part.panels:
         with mpl.rc_context(ink.settings(f"{name}-{panel.name}", "path")):

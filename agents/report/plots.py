@@ -55,7 +55,7 @@ def score(axis: Axes, rows: Sequence[Row], colour: Mapping[str, str]) -> None:
     axis.xaxis.set_major_locator(MultipleLocator(0.25 if floor > LOWEST else 0.5))
     for end in (0.0, 1.0):
         axis.axvline(end, color=ink.MUTED, linewidth=0.8, zorder=1)
-    _names(axis, [row.policy for row in rows])
+    name_rows(axis, [row.policy for row in rows])
     axis.set_xlabel("score (0: best simple rule, 1: clairvoyant)")
 
 
@@ -73,11 +73,12 @@ def gap(axis: Axes, gaps: Sequence[Gap], colour: Mapping[str, str]) -> None:
             f"{one.mean:.3f}", (max(shown, high), y), (4, 0), textcoords="offset points", va="center", color=ink.MUTED, fontsize=7
         )
     axis.set_xlim(0.0, 1.17 * longest)
-    _names(axis, [one.policy for one in gaps])
+    name_rows(axis, [one.policy for one in gaps])
     axis.set_xlabel("mean reward below the clairvoyant")
 
 
-def _names(axis: Axes, names: Sequence[str]) -> None:
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """A name for each row, the first one on top."""
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.set_yticks(range(len(names)), names)
     axis.tick_params(axis="y", length=0, labelcolor=ink.INK)
@@ -132,12 +133,13 @@ def latency(axis: Axes, requests: Mapping[str, Requests], colour: Mapping[str, s
     axis.set_xscale("log")
     axis.set_xlim(max(shortest, end / 100), HIGHEST * end)
     axis.set_ylim(0, 101)
-    _plain_log(axis)
+    plain_log(axis)
     axis.set_xlabel("latency / deadline" if relative else "latency (ms, logarithmic)")
     axis.set_ylabel("requests answered by then (%)")
 
 
-def _plain_log(axis: Axes) -> None:
+def plain_log(axis: Axes) -> None:
+    """Numbers on a logarithmic axis as they are read, not as powers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))

@@ -1,16 +1,17 @@
-"""The table of a world as text for the page, as LaTeX for a paper, and as CSV with SI units in the names of its columns."""
+"""A part's table as text for the page, as LaTeX for a paper, and as CSV with SI units in the names of its columns."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from typing import TYPE_CHECKING
-
-from cutlayer.agents.report.numbers import Row
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cutlayer.agents.report.numbers import Row
 
 HEAD = (
     ("policy", ""), ("seeds", ""), ("score", "95 %"), ("reward", "mean"), ("missed", "%, 95 %"),
@@ -22,6 +23,21 @@ _TEX = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """head: name and unit of each column; rows: dataclasses of one type, unrounded; cells: the same as text; looks: a word for each row."""
+
+    head: Sequence[tuple[str, str]]
+    rows: Sequence[Any]
+    cells: list[list[str]]
+    looks: list[str]
+
+
+def of_policies(rows: Sequence[Row]) -> Table:
+    """The table of a world."""
+    return Table(HEAD, rows, [cells(row) for row in rows], [row.kind for row in rows])
+
+
 def cells(row: Row) -> list[str]:
     """A row as the page shows it, in the order of `HEAD`."""
     return [
@@ -29,7 +45,7 @@ def cells(row: Row) -> list[str]:
         str(row.seeds),
         _scored(row),
         f"{row.reward_mean:.4f}".replace("-", "−"),
-        _missed(row),
+        missed(row.miss_rate, row.miss_low, row.miss_high),
         *(f"{1e3 * value:.1f}" for value in (row.latency_p50_s, row.latency_p95_s, row.latency_p99_s)),
         f"{100 * row.accuracy:.2f}",
         f"{1e3 * row.energy_j:.2f}",
@@ -44,21 +60,19 @@ def _scored(row: Row) -> str:
     return f"{row.score:.3f} [{row.score_low:.3f}, {row.score_high:.3f}]".replace("-", "−")
 
 
-def _missed(row: Row) -> str:
-    """A rate with its interval; only a bound where there are too few misses to tell a rate from."""
-    if row.miss_rate is None:
-        return f"< {100 * row.miss_high:.2g}"
-    return f"{100 * row.miss_rate:.2f} [{100 * row.miss_low:.2f}, {100 * row.miss_high:.2f}]"
+def missed(rate: float | None, low: float, high: float) -> str:
+    """A rate with its interval; only a bound where there are too few misses to tell a rate from (None)."""
+    return f"< {100 * high:.2g}" if rate is None else f"{100 * rate:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def latex(rows: Sequence[Row], caption: str) -> str:
+def latex(table: Table, caption: str) -> str:
     """A table environment for the booktabs package."""
-    names = " & ".join(escaped(name) for name, _ in HEAD)
-    units = " & ".join(f"({escaped(unit)})" if unit else "" for _, unit in HEAD)
-    body = "\n".join(" & ".join(escaped(cell) for cell in cells(row)) + r" \\" for row in rows)
+    names = " & ".join(escaped(name) for name, _ in table.head)
+    units = " & ".join(f"({escaped(unit)})" if unit else "" for _, unit in table.head)
+    body = "\n".join(" & ".join(escaped(cell) for cell in row) + r" \\" for row in table.cells)
     return (
         "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n\\caption{" + escaped(caption) + "}\n"
-        f"\\begin{{tabular}}{{lr{'r' * (len(HEAD) - 2)}}}\n\\toprule\n{names} \\\\\n{units} \\\\\n\\midrule\n{body}\n\\bottomrule\n"
+        f"\\begin{{tabular}}{{lr{'r' * (len(table.head) - 2)}}}\n\\toprule\n{names} \\\\\n{units} \\\\\n\\midrule\n{body}\n\\bottomrule\n"
         "\\end{tabular}\n\\end{table}\n"
     )
 
@@ -68,12 +82,12 @@ def escaped(text: str) -> str:
     return "".join(_TEX.get(sign, sign) for sign in text)
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
+def comma_separated(table: Table) -> str:
     """Every field of every row, unrounded; nothing where there is no number."""
     held = io.StringIO()
     writer = csv.writer(held, lineterminator="\n")
-    names = [field.name for field in dataclasses.fields(Row)]
+    names = [field.name for field in dataclasses.fields(table.rows[0])]
     writer.writerow(names)
-    for row in rows:
+    for row in table.rows:
         writer.writerow(["" if getattr(row, name) is None else getattr(row, name) for name in names])
     return held.getvalue()

@@ -75,7 +75,7 @@ class Acting:
 
 @dataclass(slots=True)
 class Survey:
-    """Every exit and partition that sends something, one after the other and round again, at 8 bits where there is a choice."""
+    """Every exit and partition, one after the other and round again, at 8 bits where there is a choice."""
 
     plans: tuple[int, ...]
     at: int = -1
@@ -85,7 +85,7 @@ class Survey:
         """Of a table."""
         found: dict[tuple[int, int], int] = {}
         for plan, row in enumerate(plans.rows):
-            if row.bits and ((row.exit, row.partition) not in found or row.bits == 8):
+            if (row.exit, row.partition) not in found or row.bits == 8:
                 found[row.exit, row.partition] = plan
         return Survey(tuple(found.values()))
 

@@ -13,6 +13,7 @@ import msgspec
 
 from cutlayer.agents.demo import process
 from cutlayer.envs.record import Record, Status
+from cutlayer.runtime.testbed import emulation
 from cutlayer.runtime.testbed.calibrate import line, python, running
 from cutlayer.runtime.testbed.device import Orders, Result
 from cutlayer.runtime.testbed.link import BACKENDS, Replay
@@ -35,7 +36,7 @@ STATUS = {"device": Status.DEVICE, "edge": Status.EDGE, "given-up": Status.GIVEN
 
 
 class Materials(NamedTuple):
-    """What every run of a command shares: graphs, plan table and images as files, the scenario's name, backend and seed."""
+    """What every run of a command shares: graphs, plan table and images as files, and the `run.Settings` that a run needs."""
 
     graphs: Path
     plans: Path
@@ -43,16 +44,21 @@ class Materials(NamedTuple):
     scenario: str
     backend: str
     seed: int
+    emulation: str
 
 
 class Course(NamedTuple):
-    """What happens to the device: requests, their deadlines (none: the usual), rates of the uplink and slow-downs in slots."""
+    """What happens to the device: requests, their deadlines (none: the usual), rates of the uplink and slow-downs in slots.
+
+    fixed_s: the constant of a request, as far as it is known.
+    """
 
     arrival_s: list[float]
     deadline_s: list[float]
     rate_bps: list[float]
     slow_down: list[float]
     slot_s: float
+    fixed_s: float
 
 
 class Ran(NamedTuple):
@@ -84,7 +90,8 @@ def run(materials: Materials, world: Scenario, chosen: Choice, course: Course) -
         host, port = link.reach(int(json.loads(line(edge))["port"]))
         orders = Orders(
             str(materials.graphs), str(materials.plans), str(socket), f"{host}:{port}", link.gauge, str(materials.images),
-            course.arrival_s, course.slow_down, course.slot_s, course.deadline_s, path.rtt_s,
+            course.arrival_s, course.slow_down, course.slot_s, course.deadline_s, path.rtt_s, course.fixed_s, materials.emulation,
+            str(stack.enter_context(emulation.group())) if materials.emulation == "quota" else "",
         )  # fmt: skip
         (folder / "orders.json").write_bytes(msgspec.json.encode(orders))
         link.set(up=Conditions(course.rate_bps[0] or 1.0, path.rtt_s / 2), down=Conditions(path.downlink_bps, path.rtt_s / 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,13 +19,15 @@ from cutlayer.agents import device_agent, inputs, runs
 from cutlayer.agents.episodes import HELD_OUT
 from cutlayer.agents.evaluate import Result
 from cutlayer.agents.testbed import deciding, real, world
+from cutlayer.agents.testbed.heard import Heard
 from cutlayer.agents.testbed.real import Course, Materials
+from cutlayer.agents.testbed.side import KIND, SURVEY, Side
 from cutlayer.envs import scenarios
-from cutlayer.envs.record import Record
 from cutlayer.envs.streams import draw
 from cutlayer.errors import ConfigError
 from cutlayer.files import write_atomic
 from cutlayer.runtime.split.run import refuse_unspoken
+from cutlayer.runtime.testbed import emulation
 from cutlayer.runtime.testbed.link import unavailable
 from cutlayer.runtime.testbed.others import MOST
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cutlayer.agents.testbed.deciding import Choice
+    from cutlayer.envs.record import Record
     from cutlayer.envs.spec import Scenario
     from cutlayer.envs.streams import Streams
 
@@ -50,30 +54,7 @@ class Settings:
     requests: int
     backend: str
     seed: int
-
-
-class Side(msgspec.Struct, frozen=True):
-    """A policy in both worlds: records of `envs.record`, request by request, and figures of `figures`.
-
-    correct: whether each real answer was right; null without real images. late: real work that overran its padding; resets: connections
-    given up to free the link. steps: who decided, by rung.
-    """
-
-    policy: str
-    label: str
-    settings: str
-    requests: int
-    measured: dict[str, Any]
-    simulated: dict[str, Any]
-    measured_records: list[Record]
-    simulated_records: list[Record]
-    correct: list[bool] | None
-    late: int
-    latest_s: float
-    resets: int
-    others: float
-    slot_late_s: float
-    faults: dict[str, int]
+    emulation: str = "pad"
 
 
 def run(settings: Settings, names: Sequence[str], folder: Path, progress: Callable[[float], None] = lambda _: None) -> dict[str, Any]:
@@ -84,6 +65,8 @@ def run(settings: Settings, names: Sequence[str], folder: Path, progress: Callab
     """
     if reason := unavailable(settings.backend):
         raise ConfigError(f"backend {settings.backend}: {reason}")
+    if reason := emulation.unavailable(settings.emulation):
+        raise ConfigError(f"device {settings.emulation}: {reason}")
     here = world.scenario(settings.scenario, settings.traces, settings.requests)
     refuse_unspoken(here.plans)
     tuning = inputs.on_drives(scenarios.make(settings.scenario), "train")
@@ -93,24 +76,28 @@ def run(settings: Settings, names: Sequence[str], folder: Path, progress: Callab
     survey = _survey(materials, here, folder, digest)
     there = world.simulated(here, survey)
     streams = draw(here, HELD_OUT + settings.seed)
+    if settings.emulation == "none":
+        there, streams = world.as_fast_as_here(there, survey), dataclasses.replace(streams, slow_down=np.ones_like(streams.slow_down))
     sides = []
     for i, one in enumerate(chosen):
         side = _kept(folder, one, digest)
         if side is None:
-            side = _both(materials, (here, there, tuning), one, streams, labels, digest)
+            side = _both(materials, (here, there, tuning), survey, one, streams, labels, digest)
             write_atomic(folder / f"{one.label}.json", msgspec.json.encode(side))
         sides.append(side)
         progress((i + 1) / len(chosen))
     result = {
         "backend": settings.backend,
+        "emulation": settings.emulation,
         "requests": settings.requests,
         "images": images,
+        "deadline_s": None if here.deadlines is not None else here.objective.deadline_s,
         "quiet": all(side.others <= MOST for side in sides),
         "survey": msgspec.to_builtins(survey),
         **compared(sides),
     }
     seeds: dict[str, object] = {"episode": HELD_OUT + settings.seed}
-    runs.write(folder, "run.json", {**runs.manifest(here, seeds, kind="testbed"), **result})
+    runs.write(folder, "run.json", {**runs.manifest(here, seeds, kind=KIND), **result})
     return result
 
 
@@ -138,13 +125,16 @@ def _materials(settings: Settings, here: Scenario, folder: Path) -> tuple[Materi
     np.save(folder / "images.npy", pixels)
     made = Materials(
         (folder / "graphs").resolve(), (folder / "plans.json").resolve(), (folder / "images.npy").resolve(),
-        settings.scenario, settings.backend, settings.seed,
+        settings.scenario, settings.backend, settings.seed, settings.emulation,
     )  # fmt: skip
     return made, labels, source
 
 
 def _digest(settings: Settings, here: Scenario) -> str:
-    told = [settings.scenario, *map(str, settings.traces), settings.requests, settings.backend, settings.seed, here.plans.digest()]
+    told = [
+        settings.scenario, *map(str, settings.traces), settings.requests, settings.backend, settings.seed, settings.emulation,
+        here.plans.digest(),
+    ]  # fmt: skip
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
@@ -158,7 +148,7 @@ def _kept(folder: Path, one: Choice, digest: str) -> Side | None:
 
 def _survey(materials: Materials, here: Scenario, folder: Path, digest: str) -> world.Found:
     """The edge and the constant of this machine, measured once for a folder."""
-    file = folder / "survey.json"
+    file = folder / SURVEY
     with contextlib.suppress(OSError, msgspec.DecodeError, KeyError):
         kept = msgspec.json.decode(file.read_bytes())
         if kept["settings"] == digest:
@@ -166,7 +156,7 @@ def _survey(materials: Materials, here: Scenario, folder: Path, digest: str) -> 
     cuts = len(deciding.Survey.of(here.plans).plans)
     count = cuts * (WARM_ROUNDS + ROUNDS)
     arrivals = [world.SURVEY_GAP_S * (1 + i) for i in range(count)]
-    course = Course(arrivals, [SURVEY_DEADLINE_S] * count, [world.SURVEY_BPS], [1.0], world.SLOT_S)
+    course = Course(arrivals, [SURVEY_DEADLINE_S] * count, [world.SURVEY_BPS], [1.0], world.SLOT_S, 0.0)
     ran = real.run(materials, here, deciding.Choice(deciding.SURVEY, deciding.SURVEY, None), course)
     found = world.found(here, ran.done, cuts * WARM_ROUNDS)
     write_atomic(file, msgspec.json.encode({"settings": digest, "others": ran.others, "found": found}))
@@ -174,27 +164,32 @@ def _survey(materials: Materials, here: Scenario, folder: Path, digest: str) -> 
 
 
 def _both(
-    materials: Materials, worlds: tuple[Scenario, Scenario, Scenario], one: Choice, streams: Streams, labels: Any, digest: str
+    materials: Materials,
+    worlds: tuple[Scenario, Scenario, Scenario],
+    survey: world.Found,
+    one: Choice,
+    streams: Streams,
+    labels: Any,
+    digest: str,
 ) -> Side:
     """One policy for real, then in the simulator."""
     here, there, tuning = worlds
     due = [] if streams.deadline_s is None else streams.deadline_s.tolist()
     course = Course(
-        streams.arrival_s[:-1].tolist(), due, streams.rate_bps.tolist(), streams.slow_down.tolist(), streams.slot_s
+        streams.arrival_s[:-1].tolist(), due, streams.rate_bps.tolist(), streams.slow_down.tolist(), streams.slot_s, survey.fixed_s
     )  # fmt: skip
     ran = real.run(materials, here, one, course)
     measured = list(real.records(here, ran.done))
-    decider = deciding.Here(deciding.controller(here, tuning, one, materials.seed))
-    simulated = [record for _, record in device_agent.drive(there, streams, decider)]
+    later = world.asked(streams, survey)
+    decider = Heard(deciding.controller(here, tuning, one, materials.seed), later)
+    simulated = list(world.as_arrived((record for _, record in device_agent.drive(there, later, decider)), survey))
     correct = real.right(ran.done, labels)
-    faults: dict[str, int] = {}
-    for done in ran.done:
-        if done.fault:
-            faults[done.fault] = faults.get(done.fault, 0) + 1
+    faults = Counter(done.fault for done in ran.done if done.fault)
+    steps = Counter(f"{done.step}: {done.reason}" if done.reason else done.step for done in ran.done)
     return Side(
         one.name, one.label, digest, len(measured), figures(here, measured, streams, correct), figures(there, simulated, streams),
         measured, simulated, correct, sum(done.late_s > 0.0 for done in ran.done), max(done.late_s for done in ran.done),
-        ran.resets, ran.others, ran.slot_late_s, faults,
+        ran.resets, ran.others, ran.slot_late_s, dict(faults), dict(steps), runs.origin(),
     )  # fmt: skip
 
 
@@ -217,7 +212,7 @@ def compared(sides: Sequence[Side]) -> dict[str, Any]:
     rows = {
         side.label: {
             "measured": side.measured, "simulated": side.simulated, "late": side.late, "latest_s": side.latest_s, "resets": side.resets,
-            "others": side.others, "faults": side.faults,
+            "others": side.others, "faults": side.faults, "steps": side.steps, "made": side.made,
             "latency_error": side.simulated["latency_mean_s"] / side.measured["latency_mean_s"] - 1.0,
         }
         for side in sides

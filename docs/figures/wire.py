@@ -16,6 +16,8 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
@@ -35,8 +37,8 @@ def configurations(axes: Axes, told: dict[str, Any]) -> None:
     axes.loglog(measured, predicted + 1e3 * told["c0_s"], "o", color=COLOURS[0], markersize=3, label=f"cost model, {off}")
     ends = [measured.min(), measured.max()]
     axes.loglog(ends, ends, color="black", linewidth=0.8)
-    _plain(axes.xaxis)
-    _plain(axes.yaxis)
+    _plain(axes.xaxis, (1, 1.5, 2, 3, 5, 7))
+    _plain(axes.yaxis, (1, 1.5, 2, 3, 5, 7))
     axes.set_xlabel("measured ms")
     axes.set_ylabel("predicted ms")
     axes.set_title(f"{told['configurations']} configurations over {told['backend']}{_state(told)}", fontsize=9)
@@ -52,16 +54,16 @@ def run(axes: Axes, folder: Path, told: dict[str, Any]) -> None:
             said = f"{label}, mean {row['latency_error']:+.1%}" if kind == "measured" else None
             axes.step(latency, np.arange(1, len(latency) + 1) / len(latency), style, where="post", color=colour, linewidth=1.1, label=said)
     axes.set_xscale("log")
-    _plain(axes.xaxis)
+    _plain(axes.xaxis, (1, 2, 5))  # two decades and a half
     axes.set_xlabel("latency ms (dashed: simulated)")
     axes.set_ylabel("share of requests")
     axes.set_title(f"{told['scenario']}, {told['requests']} requests over {told['backend']}{_state(told)}", fontsize=9)
     axes.legend(fontsize=7)
 
 
-def _plain(axis: Axis) -> None:
+def _plain(axis: Axis, steps: Sequence[float]) -> None:
     """Milliseconds as they are read, not as powers."""
-    axis.set_major_locator(FixedLocator([a * 10**b for b in range(4) for a in (1, 1.5, 2, 3, 5, 7)]))
+    axis.set_major_locator(FixedLocator([a * 10**b for b in range(4) for a in steps]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -2,7 +2,7 @@
 
 As in the simulator the processor works on one request at a time, the uplink sends one frame at a time, and requests wait for both; so a
 thread each: one asks the daemon as requests arrive, one computes, `Uplink` sends and receives, one answers what was given up, one tells
-the daemon. The device's work is padded to the profiled time, times the slow-down of the moment.
+the daemon. The device's work is padded to the profiled time, times the slow-down of the moment, or slowed otherwise (`emulation`).
 
 Run with a file of `Orders`; prints {"ready": true} once every graph has run, reads the instant to start at from stdin, writes `Done`s.
 """
@@ -10,7 +10,7 @@ Run with a file of `Orders`; prints {"ready": true} once every graph has run, re
 from __future__ import annotations
 
 import heapq
-import mmap
+import itertools
 import queue
 import sys
 import threading
@@ -33,8 +33,9 @@ from cutlayer.runtime.split.address import Address
 from cutlayer.runtime.split.device import answer_alone, compute
 from cutlayer.runtime.split.graphs import Graphs
 from cutlayer.runtime.split.run import MIN_DISPERSION_BYTES, refuse_unspoken
-from cutlayer.runtime.testbed import proxy
-from cutlayer.runtime.testbed.uplink import Frame, Uplink, acknowledged
+from cutlayer.runtime.testbed import gauge as gauges
+from cutlayer.runtime.testbed.emulation import AsItIs, Pad, Quota
+from cutlayer.runtime.testbed.uplink import ON_WIRE, Frame, Uplink, acknowledged
 
 if TYPE_CHECKING:
     import socket
@@ -44,15 +45,17 @@ if TYPE_CHECKING:
 
     from cutlayer.runtime.messages import Decision
     from cutlayer.runtime.split.device import Front
+    from cutlayer.runtime.testbed.emulation import Emulation
 
+TIMED = 5  # runs of the whole network that a quota is found by: their median, after every graph has been warmed up
 HEARD_S = 2.0  # as `Settings.edge_silence_s`: an edge that answered anything since is there, and a transfer that stood tells of the link
-ON_WIRE = 1.0 + OVERHEAD_BYTES / MSS_BYTES  # wire bytes of a payload byte: rates are those of the wire
 
 
 class Orders(msgspec.Struct, frozen=True):
     """What to do. Times in seconds since the start; slow_down in slots of slot_s, the last one holds; deadline_s empty: the usual one.
 
-    images: .npy (n, height, width, 3), taken in turn. gauge: see `link.Link`.
+    fixed_s: what a request costs beside transfer, round trip and the edge's work, as calibrated. images: .npy (n, height, width, 3), taken
+    in turn. gauge: see `link.Link`. emulation: one of `emulation.KINDS`; group: of a quota.
     """
 
     graphs: str
@@ -66,6 +69,9 @@ class Orders(msgspec.Struct, frozen=True):
     slot_s: float
     deadline_s: list[float]
     rtt_s: float
+    fixed_s: float
+    emulation: str = "pad"
+    group: str = ""
 
 
 class Done(msgspec.Struct, kw_only=True):
@@ -119,14 +125,24 @@ class Job:
 class Device:
     """One run: `run` returns when every request is answered."""
 
-    def __init__(self, orders: Orders, graphs: Graphs, plans: PlanTable, images: NDArray[np.uint8], clients: tuple[Client, Client]) -> None:
+    def __init__(
+        self,
+        orders: Orders,
+        graphs: Graphs,
+        plans: PlanTable,
+        images: NDArray[np.uint8],
+        clients: tuple[Client, Client],
+        emulation: Emulation,
+    ) -> None:
         self._orders, self._graphs, self._plans, self._images = orders, graphs, plans, images
         self._asking, self._telling = clients
+        self._emulation = emulation
         self._begin_s = 0.0
         self._free_s = 0.0  # when the last frame had left
         self._to_compute: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._to_answer: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._to_tell: queue.SimpleQueue[Progress | Outcome | None] = queue.SimpleQueue()
+        self._to_tell: queue.SimpleQueue[tuple[float, Progress | Outcome] | None] = queue.SimpleQueue()  # from when on it is known
+        self._numbers = itertools.count()
         self._jobs: dict[int, Job] = {}  # on the link, by the identity of their frames
         self._finished = threading.Semaphore(0)
         self._fault: BaseException | None = None
@@ -189,21 +205,24 @@ class Device:
             done.device_start_s = start_s = self._now_s()
             slots = self._orders.slow_down
             job.slow_down = slots[min(int(start_s / self._orders.slot_s), len(slots) - 1)]
-            self._to_tell.put(Progress(job.number, done.plan, self._begin_s + start_s))
+            self._say(Progress(job.number, done.plan, self._begin_s + start_s))
+            self._emulation.begin(job.slow_down)
             job.front = compute(self._graphs, job.pixels, decision.exit, decision.partition, decision.bits)
-            done.late_s = self._pad(start_s, (row.device_s + row.encode_s) * job.slow_down)
+            done.late_s = self._pad(start_s, self._emulation.lasts_s(row.device_s + row.encode_s, job.slow_down))
             done.device_end_s = done.send_start_s = done.send_end_s = self._now_s()
             took_s = done.device_end_s - start_s
             if job.front.coded is None:
                 self._finish(job, decision.exit, job.front.tensor)
                 continue
-            self._to_tell.put(Progress(job.number, done.plan, self._begin_s + start_s, took_s))
+            self._say(Progress(job.number, done.plan, self._begin_s + start_s, took_s))
             frame = Frame(job.front.request, job.front.coded.data, job.due_s)
             self._jobs[id(frame)] = job
             self.uplink.put(frame)
 
     def _pad(self, start_s: float, pad_s: float) -> float:
-        """Sleep until `pad_s` after the start; by how much that has passed already."""
+        """Sleep until `pad_s` after the start; by how much that has passed already. Nothing to wait for is never late."""
+        if pad_s <= 0.0:
+            return 0.0
         left_s = start_s + pad_s - self._now_s()
         time.sleep(max(0.0, left_s))
         return max(0.0, -left_s)
@@ -211,12 +230,15 @@ class Device:
     # --- the link; these are called by its thread
 
     def _started(self, frame: Frame) -> None:
+        # As in the simulator: that bytes have begun to cross is known when the first of them could have crossed. Told at once, the transfer
+        # would read as one that stands still for half a round trip.
+        seen_s = max(frame.start_s, frame.handed_s + self._orders.rtt_s / 2)
         job = self._jobs[id(frame)]
-        self._to_tell.put(Progress(job.number, job.done.plan, send_start_s=frame.start_s))
+        self._to_tell.put((seen_s, Progress(job.number, job.done.plan, send_start_s=seen_s)))
 
     def _sent(self, frame: Frame) -> None:
         job = self._jobs[id(frame)]
-        self._to_tell.put(Progress(job.number, job.done.plan, sent=True))
+        self._say(Progress(job.number, job.done.plan, sent=True))
 
     def _answered(self, frame: Frame) -> None:
         job = self._jobs.pop(id(frame))
@@ -232,9 +254,10 @@ class Device:
             self._edge_answered(job, frame, end_s)
             return
         self._free_s = done.send_end_s = max(done.send_start_s, min(frame.sent_s - self._begin_s, end_s))
-        # What was acknowledged is known a round trip late. Of an edge that was just heard of, nothing carried would say that it is gone.
+        # Of an edge that was just heard of, nothing carried would say that it is gone.
         alive = frame.end_s - self.uplink.heard_s < HEARD_S
-        done.sent_bytes = _wire(max(frame.sent_bytes, HEADER_BYTES if alive else 0))
+        left = carried(frame.sent_bytes, frame.size, done.send_end_s - done.send_start_s, self._orders.rtt_s / 2)
+        done.sent_bytes = _wire(max(left, HEADER_BYTES if alive else 0))
         done.status = "given-up"
         self._to_answer.put(job)
 
@@ -242,8 +265,8 @@ class Device:
         reply, done = frame.reply, job.done
         assert reply is not None
         done.edge_wait_s, done.edge_s = reply.queue_s, reply.decode_s + reply.compute_s
-        # What is left of the way there and back, but for the edge's time and the round trip, is the transfer's.
-        away_s = self._orders.rtt_s + reply.queue_s + done.edge_s
+        # What is left of the way there and back, but for the edge's time, the round trip and the constant, is the transfer's.
+        away_s = self._orders.rtt_s + self._orders.fixed_s + reply.queue_s + done.edge_s
         self._free_s = done.send_end_s = max(done.send_start_s, min(end_s - away_s, frame.sent_s - self._begin_s))
         done.sent_bytes, done.status = _wire(frame.size), "edge"
         measured = reply.bytes_after_first >= MIN_DISPERSION_BYTES and reply.dispersion_s > 0.0
@@ -265,16 +288,17 @@ class Device:
             if job is None:
                 return
             assert job.front is not None
-            due_s = job.given_up_s + self._plans.rows[job.decision.plan].fallback_s * job.slow_down
+            pad_s = self._emulation.lasts_s(self._plans.rows[job.decision.plan].fallback_s, job.slow_down)
             exit_, logits = answer_alone(self._graphs, job.decision.partition, job.front.tensor)
-            job.done.late_s += max(0.0, self._now_s() - due_s)
+            due_s = job.given_up_s + pad_s
+            job.done.late_s += max(0.0, self._now_s() - due_s) if pad_s > 0.0 else 0.0
             heapq.heappush(ready, (due_s, job.number, job, exit_, logits))
 
     def _finish(self, job: Job, exit_: int, logits: NDArray[np.float32], rate: tuple[float, float] = (0.0, 0.0)) -> None:
         done, begin_s = job.done, self._begin_s
         done.finish_s, done.exit, done.predicted = self._now_s(), exit_, int(logits.argmax())
         answered = done.status == "edge"
-        self._to_tell.put(
+        self._say(
             Outcome(
                 done.plan, begin_s + done.device_start_s, done.device_end_s - done.device_start_s, begin_s + done.send_start_s,
                 done.send_end_s - done.send_start_s, done.sent_bytes, *rate, done.edge_wait_s if answered else UNKNOWN, id=job.number,
@@ -283,12 +307,41 @@ class Device:
         )  # fmt: skip
         self._finished.release()
 
+    def _say(self, message: Progress | Outcome) -> None:
+        self._to_tell.put((0.0, message))
+
     def _tell(self) -> None:
-        while (message := self._to_tell.get()) is not None:
-            if isinstance(message, Progress):
-                self._telling.progress(message)
+        later: list[tuple[float, int, Progress | Outcome]] = []  # of what is not known yet; numbered, so that no messages are compared
+        while True:
+            try:
+                told = self._to_tell.get(timeout=max(0.0, later[0][0] - time.monotonic()) if later else None)
+            except queue.Empty:
+                self._send(heapq.heappop(later)[2])
+                continue
+            if told is None:
+                return
+            if told[0] > time.monotonic():
+                heapq.heappush(later, (told[0], next(self._numbers), told[1]))
             else:
-                self._telling.report(message)
+                self._send(told[1])
+
+    def _send(self, message: Progress | Outcome) -> None:
+        if isinstance(message, Progress):
+            self._telling.progress(message)
+        else:
+            self._telling.report(message)
+
+
+def carried(seen: int, size: int, took_s: float, late_s: float) -> int:
+    """Of a transfer of that size that was given up after `took_s`: how many bytes had left, where `seen` had been seen to arrive.
+
+    What left in the last `late_s` is not seen yet, and packets are seen whole: half of one counts, and the rate is taken to have held.
+    Where nothing was seen nothing is guessed: that is an outage.
+    """
+    if seen <= 0 or seen >= size:
+        return max(0, min(seen, size))
+    known_s = took_s - late_s
+    return size - 1 if known_s <= 0.0 else min(size - 1, round((seen + MSS_BYTES / 2) * took_s / known_s))
 
 
 def _wire(count: int) -> float:
@@ -300,9 +353,25 @@ def left_by(gauge: str) -> Callable[[socket.socket, int], int]:
     """How an `Uplink` learns what has left: from a link's gauge, else from the kernel."""
     if not gauge:
         return acknowledged
-    with Path(gauge).open("rb") as file:
-        kept = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return lambda peer, _: proxy.arrived(kept, peer.getsockname()[1])
+    radio = gauges.read(gauge)
+    return lambda peer, _: radio.arrived(peer.getsockname()[1])
+
+
+def emulated(orders: Orders, graphs: Graphs, plans: PlanTable, image: NDArray[np.uint8]) -> Emulation:
+    """What the orders ask for; a quota is the share of a core that makes this machine as slow as the profiled device.
+
+    Raises:
+        ConfigError: this machine is slower than that device.
+    """
+    if orders.emulation != "quota":
+        return Pad() if orders.emulation == "pad" else AsItIs()
+    row = plans.rows[plans.device_only()]
+    took_s = []
+    for _ in range(TIMED):
+        start_s = time.thread_time()
+        compute(graphs, image, row.exit, row.partition, row.bits)
+        took_s.append(time.thread_time() - start_s)
+    return Quota(Path(orders.group), float(np.median(took_s)) / row.device_s)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -315,7 +384,7 @@ def main(arguments: Sequence[str]) -> int:
         images = np.load(orders.images, allow_pickle=False)
         graphs.warm_up("device")
         with Client(Path(orders.socket)) as asking, Client(Path(orders.socket)) as telling:
-            device = Device(orders, graphs, plans, images, (asking, telling))
+            device = Device(orders, graphs, plans, images, (asking, telling), emulated(orders, graphs, plans, images[0]))
             print('{"ready": true}', flush=True)
             begin_s = float(sys.stdin.readline())
             done = device.run(begin_s)

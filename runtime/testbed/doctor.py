@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cutlayer.profiles import machine, meters
-from cutlayer.runtime.testbed import link
+from cutlayer.runtime.testbed import emulation, link
 from cutlayer.runtime.testbed.others import MOST, Others
 
 if TYPE_CHECKING:
@@ -67,23 +67,21 @@ def _qdiscs() -> Finding:
     words = (
         str(found["error"]).partition(":")[0] if "error" in found else ", ".join(f"{k}{'' if v else ' missing'}" for k, v in found.items())
     )
-    return Finding("qdiscs", found.get("netem", False) is True, words, "testbed: not used; tun does rate, delay, jitter and loss without")
+    means = "testbed: --backend tbf shapes by the kernel" if found.get("tbf") is True else "testbed: no --backend tbf; tun does without"
+    return Finding("qdiscs", found.get("tbf", False) is True, words, f"{means}; netem is not used")
 
 
 def _cgroups() -> Finding:
-    version2 = CGROUPS / "cgroup.controllers"
-    able = "cpu" in version2.read_text(encoding="ascii").split() if version2.exists() else (CGROUPS / "cpu").exists()
-    writable = os.access(CGROUPS if version2.exists() else CGROUPS / "cpu", os.W_OK)
-    words = (
-        f"version {2 if version2.exists() else 1}, {'with' if able else 'without'} the cpu controller, {'' if writable else 'not '}writable"
-    )
-    return Finding("cgroups", able and writable, words, "testbed: not used; devices are emulated by padding, a quota misses by 8 to 114 %")
+    reason = emulation.unavailable("quota", CGROUPS)
+    means = "testbed: --device quota works" if not reason else "testbed: no --device quota; padding, the default, is off by less anyway"
+    return Finding("cgroups", not reason, reason or f"version {emulation.version(CGROUPS)} gives quotas", means)
 
 
 def _links() -> Iterator[Finding]:
     means = {
         "tun": ("testbed: rate, delay, jitter and loss of whole packets", "testbed: the proxy instead, without loss; be root for tun"),
         "proxy": ("testbed: rate and delay for anybody", "testbed: cannot run here"),
+        "tbf": ("testbed: as tun, rate and queue by the kernel; bursts of a packet", "testbed: tun or proxy instead"),
     }
     for name in link.BACKENDS:
         reason = link.unavailable(name)

@@ -1,6 +1,7 @@
 """An emulated link behind one interface, whatever carries its packets.
 
     tun      a user-space emulator between two network namespaces: rate, delay, jitter, loss, no burst credit (root; the default there)
+    tbf      the same with queue and rate by the kernel's token bucket, which credits a burst (root, pyroute2)
     proxy    a TCP proxy: rate, delay and jitter (no root)
 
 The emulator is a process of its own that ends with this one, however this one ends, and leaves nothing behind.
@@ -41,7 +42,7 @@ class Link(Protocol):
 
     name: str
     edge_host: str  # the address that the edge listens on
-    gauge: str  # file of the emulator that tells what has arrived (`proxy.arrived`); empty where the kernel knows
+    gauge: str  # file of the emulator that tells what has arrived (`gauge.Gauge`); empty where only the kernel knows
 
     def __enter__(self) -> Self:
         """Start it."""
@@ -113,6 +114,7 @@ class TunLink:
     """Two namespaces and an emulator between them; see `tun`."""
 
     name = "tun"
+    module = "tun"  # of this package, that carries packets
     edge_host = EDGE_ADDRESS
     gauge = ""
 
@@ -121,7 +123,8 @@ class TunLink:
 
     def __enter__(self) -> Self:
         """Raises ConfigError where namespaces or TUN are refused."""
-        self._emulator = _Emulator("tun", *self._arguments)
+        self._emulator = _Emulator(self.module, *self._arguments)
+        self.gauge = str(self._emulator.ready["gauge"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,6 +150,13 @@ class TunLink:
     def set(self, *, up: Conditions | None = None, down: Conditions | None = None) -> dict[str, int]:
         """See `Link`."""
         return self._emulator.say(Command(up, down))
+
+
+class TbfLink(TunLink):
+    """The same with the kernel's token bucket; see `shaped`."""
+
+    name = "tbf"
+    module = "shaped"
 
 
 class ProxyLink:
@@ -199,7 +209,7 @@ class ProxyLink:
         return self._emulator.say(self._set) if self._emulator is not None else {"dropped": 0, "lost": 0}
 
 
-BACKENDS: dict[str, type[TunLink | ProxyLink]] = {"tun": TunLink, "proxy": ProxyLink}
+BACKENDS: dict[str, type[TunLink | ProxyLink]] = {"tun": TunLink, "proxy": ProxyLink, "tbf": TbfLink}  # the best first
 
 
 def unavailable(backend: str) -> str:

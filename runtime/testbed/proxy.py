@@ -2,34 +2,30 @@
 
 What a device sends waits, crosses the link at its rate in packets of the size TCP would make, and is written on to the edge when it
 arrives there. What differs from a real link: the handshake of a new connection costs nothing, nothing is lost, and a device
-that resets its connection takes back what has not left yet. The kernel tells the device that bytes were acknowledged which wait here, so
-the proxy keeps a gauge: a file that tells, for each connection of a device, how many of its bytes have arrived (`arrived`).
+that resets its connection takes back what has not left yet. The kernel tells the device that bytes were acknowledged which wait here; what
+has arrived stands in a gauge (`gauge`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import select
 import socket
 import struct
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cutlayer.profiles.cost import MSS_BYTES, OVERHEAD_BYTES
+from cutlayer.runtime.testbed import gauge as gauges
 from cutlayer.runtime.testbed.launch import favour
 from cutlayer.runtime.testbed.ways import Ways
 
 if TYPE_CHECKING:
+    from cutlayer.runtime.testbed.gauge import Gauge
     from cutlayer.runtime.testbed.pipe import Pipe
-
-
-_COUNT = struct.Struct("<q")
-_PORTS = 65536
 
 
 class Parcel(NamedTuple):
@@ -86,13 +82,7 @@ class End:
             end.pipe.forget(lambda parcel, end=end: parcel.target is end.other)  # type: ignore[misc]  # a default binds the loop's value
 
 
-def arrived(gauge: mmap.mmap, port: int) -> int:
-    """Bytes that have crossed the link on the device's connection from that port of its own."""
-    count: tuple[int] = _COUNT.unpack_from(gauge, port * _COUNT.size)
-    return count[0]
-
-
-def carry(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel], gauge: mmap.mmap) -> None:
+def carry(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel], gauge: Gauge) -> None:
     """Serve connections until stdin ends."""
     ends: list[End] = []
     while True:
@@ -109,7 +99,7 @@ def carry(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel], ga
         for pipe in (ways.up, ways.down):
             for target, data in pipe.pop(time.monotonic()):
                 if pipe is ways.up:
-                    _count(gauge, target.other.port, arrived(gauge, target.other.port) + len(data))
+                    gauge.tell(target.other.port, gauge.arrived(target.other.port) + len(data))
                 if target.socket.fileno() >= 0:
                     _try(target, End.deliver, data)
         if listener in readable:
@@ -131,13 +121,9 @@ def _try(end: End, act: object, *arguments: object) -> None:
         end.abort()
 
 
-def _count(gauge: mmap.mmap, port: int, count: int) -> None:
-    _COUNT.pack_into(gauge, port * _COUNT.size, count)
-
-
-def _admit(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel], gauge: mmap.mmap) -> list[End]:
+def _admit(listener: socket.socket, edge: tuple[str, int], ways: Ways[Parcel], gauge: Gauge) -> list[End]:
     device, (_, port) = listener.accept()
-    _count(gauge, port, 0)
+    gauge.tell(port, 0)
     try:
         server = socket.create_connection(edge, timeout=1.0)  # on this machine: at once or never
     except OSError:
@@ -152,11 +138,9 @@ def main(arguments: list[str]) -> int:
     """Run as `python -m cutlayer.runtime.testbed.proxy SEED QUEUE_BYTES EDGE_PORT`; prints its port once it listens."""
     favour()
     seed, queue_bytes, port = map(int, arguments)
-    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.NamedTemporaryFile(prefix="cutlayer-gauge-") as file:
-        file.truncate(_PORTS * _COUNT.size)
-        with mmap.mmap(file.fileno(), _PORTS * _COUNT.size) as gauge:
-            print(json.dumps({"port": listener.getsockname()[1], "gauge": file.name}), flush=True)
-            carry(listener, ("127.0.0.1", port), Ways(seed, queue_bytes), gauge)
+    with socket.create_server(("127.0.0.1", 0)) as listener, gauges.new() as (name, gauge):
+        print(json.dumps({"port": listener.getsockname()[1], "gauge": name}), flush=True)
+        carry(listener, ("127.0.0.1", port), Ways(seed, queue_bytes), gauge)
     return 0
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from cutlayer.errors import PeerError
 from cutlayer.profiles.codecs import HEADER_BYTES
+from cutlayer.profiles.cost import MSS_BYTES, OVERHEAD_BYTES
 from cutlayer.runtime.split import protocol
 from cutlayer.runtime.split.address import connect
 from cutlayer.runtime.split.connection import BACK_OFF_S, LONGEST_BACK_OFF_S
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
     from cutlayer.runtime.split.address import Address
 
-LOOK_S = 0.004  # our choice: how often the kernel is asked what has left; a slot of the emulated link is 25 times as long
+LOOK_S = 0.002  # our choice: how often it is asked what has left; a slot of the emulated link is 50 times as long
+ON_WIRE = 1.0 + OVERHEAD_BYTES / MSS_BYTES  # wire bytes of a payload byte: rates are those of the wire
 GREET_S = 2.0  # our choice: a greeting of 48 bytes that takes longer finds no link
 _PROBE = Request(1, b"", 0, 0, kind=Kind.PROBE)
 
@@ -47,13 +49,15 @@ _PROBE = Request(1, b"", 0, 0, kind=Kind.PROBE)
 class Frame:
     """A request on its way. Instants by the clock; give_up_s is one.
 
-    start_s: when its first byte could leave, behind those before it; sent_s: when its last byte was seen to have left, else inf.
+    handed_s: when it was given to the system; start_s: when its first byte could leave, as far as is seen: those before it had left;
+    sent_s: when its last byte was seen to have left, else inf.
     sent_bytes that have left; reply is None where the edge did not answer, for the reason that is given.
     """
 
     request: Request
     payload: bytes
     give_up_s: float
+    handed_s: float = math.inf
     start_s: float = math.inf
     sent_s: float = math.inf
     end_s: float = math.inf
@@ -119,11 +123,26 @@ class Uplink:
         self._poke()
 
     def acked_bytes(self) -> float:
-        """Of the frame that is being sent, those that have left; 0 where none is. From any thread, a moment old."""
+        """Of the frame that is being sent, those that have left by now, as on the wire; 0 where none is. From any thread.
+
+        Asked anew: a transfer lasts a few looks of the other thread, and one that seems to stand still reads as an outage. Packets are seen
+        whole, so half of the one that is under way counts as well.
+        """
         for frame in tuple(self._flight.values()):
             if frame.sent_s == math.inf and frame.end_s == math.inf:
-                return float(max(0, self._left - (frame.reaches - frame.size)))
+                left = max(0, self._left_now() - (frame.reaches - frame.size))
+                return ON_WIRE * min(frame.size, left + MSS_BYTES / 2)
         return 0.0
+
+    def _left_now(self) -> int:
+        """Bytes of the line that have left, its greeting not counted."""
+        line, before = self._line, self._left
+        if line is None:
+            return before
+        try:
+            return max(before, self._ask(line, HEADER_BYTES + self._handed - len(self._unwritten)) - HEADER_BYTES)
+        except OSError:  # closed by the other thread just now
+            return before
 
     def close(self) -> None:
         """End the threads; what is on its way then is forgotten."""
@@ -232,6 +251,7 @@ class Uplink:
         self._handed += frame.size
         frame.reaches = self._handed
         self._flight[self._sequence] = frame
+        frame.handed_s = self._clock()
         if not behind:
             self._start(frame)
 
@@ -244,8 +264,7 @@ class Uplink:
         """Which frames have left."""
         if self._line is None or self._left == self._handed:
             return
-        greeting = HEADER_BYTES
-        self._left = max(self._left, self._ask(self._line, greeting + self._handed - len(self._unwritten)) - greeting)
+        self._left = self._left_now()
         for frame in self._open():
             if frame.reaches > self._left:
                 self._start(frame)
@@ -325,7 +344,7 @@ class Uplink:
             self._line = None
             self.resets += 1
         for frame in reversed(self._open()):
-            frame.start_s = frame.sent_s = math.inf
+            frame.handed_s = frame.start_s = frame.sent_s = math.inf
             self._waiting.appendleft(frame)
         self._flight.clear()
         self._inbox.drop(len(self._inbox))

@@ -52,5 +52,9 @@ class Ways(Generic[Packet]):
             return json.dumps({"error": str(error)})
         for pipe, conditions in ((self.up, command.up), (self.down, command.down)):
             if conditions is not None:
-                pipe.set(time.monotonic(), conditions)
+                self.change(pipe, conditions)
         return json.dumps({"dropped": self.up.dropped + self.down.dropped, "lost": self.up.lost + self.down.lost})
+
+    def change(self, pipe: Pipe[Packet], conditions: Conditions) -> None:
+        """A direction is like this from now on."""
+        pipe.set(time.monotonic(), conditions)

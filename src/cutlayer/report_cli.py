@@ -29,16 +29,21 @@ def report(options: argparse.Namespace) -> None:
     )
     result = page.report(order, progress_bar("report"))
     lines = [f"{one['world']}: {one['headline']}" for one in result["worlds"]]
-    lines += [f"not in this report: {line}" for one in result["worlds"] for line in one["absent"]]
+    lines += [f"{one['testbed']}: {one['headline']}" for one in result["testbeds"]]
+    lines += [f"not in this report: {line}" for kind in ("worlds", "testbeds") for one in result[kind] for line in one["absent"]]
     show(options, result, "\n".join([*lines, f"wrote {result['report']}"]))
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
-    text = "one page about runs: what won and by how much, learning, latencies, knobs and the policy map"
+    text = "one page about runs: what won and by how much, learning, latencies, knobs and the policy map; measured beside simulated"
     one = command(commands, "report", report, text, "cutlayer report runs/mine -o report.html --figures figures")
     one.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUNS", help="what cutlayer train, benchmark or sweep wrote; several are put together"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="RUNS",
+        help="what cutlayer train, benchmark, sweep or testbed run wrote; several are put together",
     )
     one.add_argument("-o", "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html without it)")
     one.add_argument("--figures", type=Path, metavar="DIR", help="figures as SVG and PDF, tables as LaTeX and CSV, for a paper")

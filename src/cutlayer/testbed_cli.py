@@ -13,6 +13,8 @@ from cutlayer.options import SCENARIO_HELP, Parser, command, natural, positive, 
 if TYPE_CHECKING:
     import argparse
 
+BACKENDS, DEVICES = ("tun", "proxy", "tbf"), ("pad", "quota", "none")  # as `runtime.testbed` has them, which is not loaded for --help
+
 
 def testbed_calibrate(options: argparse.Namespace) -> None:
     """`cutlayer testbed calibrate`."""
@@ -47,7 +49,7 @@ def testbed_run(options: argparse.Namespace) -> None:
     from cutlayer.runtime.testbed.others import MOST
 
     backend = options.backend or link.best()
-    settings = run.Settings(options.scenario, tuple(options.trace), options.requests, backend, options.seed)
+    settings = run.Settings(options.scenario, tuple(options.trace), options.requests, backend, options.seed, options.device)
     names = [name for given in options.policy for name in given.split(",") if name]
     result = run.run(settings, names, options.out, progress_bar(f"testbed run over {backend}"))
     show(options, result, f"{options.requests} requests over {backend}; images: {result['images']}\n{run.table(result)}")
@@ -90,7 +92,7 @@ def add(commands: Any) -> None:
     text, example = "hold the cost model to account: predicted against measured latency", "cutlayer testbed calibrate --backend proxy"
     one = command(beds, "calibrate", testbed_calibrate, text, example)
     one.add_argument("models", nargs="*", metavar="MODEL", help="zoo networks with weights (default: alexnet and resnet20)")
-    one.add_argument("--backend", choices=["tun", "proxy"], help="what emulates the link (default: the most faithful that works here)")
+    one.add_argument("--backend", choices=BACKENDS, help="what emulates the link (default: the most faithful that works here)")
     one.add_argument("--seed", type=natural, default=0, help="which configurations are held out")
     one.add_argument("-o", "--out", type=Path, metavar="DIR", help="write calibrate.json there, which docs/figures/wire.py draws")
     text = "run policies for real over an emulated link, and beside it in the simulator"
@@ -103,6 +105,10 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     one.add_argument("--trace", type=Path, action="append", default=[], metavar="FILE", help="uplink trace; may be repeated")
     one.add_argument("--requests", type=positive, default=600, metavar="N")
-    one.add_argument("--backend", choices=["tun", "proxy"], help="what emulates the link (default: the most faithful that works here)")
+    one.add_argument("--backend", choices=BACKENDS, help="what emulates the link (default: the most faithful that works here)")
+    one.add_argument(
+        "--device", choices=DEVICES, default="pad",
+        help="how the device is slowed: padded to the profiled time, by a processor quota (root; jittery), or not at all",
+    )  # fmt: skip
     one.add_argument("--seed", type=natural, default=0, metavar="K", help="which requests, which part of the trace")
     one.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="results; given again, it goes on there")

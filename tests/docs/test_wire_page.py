@@ -12,7 +12,7 @@ import pytest
 
 from cutlayer import cli
 from cutlayer.agents.testbed import world
-from cutlayer.runtime.testbed import device, link, tun
+from cutlayer.runtime.testbed import device, emulation, link, shaped, tun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,16 @@ def test_its_numbers_and_backends_are_those_of_the_code(page):
     assert f"changed every {1e3 * world.SLOT_S:g} ms" in page
     assert device.HEARD_S == 2.0
     assert "for two seconds" in page
-    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(link.BACKENDS)
+    backends, devices = (re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for part in page.split("## Backends")[1].split("## Devices"))
+    assert set(backends) == set(link.BACKENDS)
+    assert tuple(devices) == emulation.KINDS
+
+
+def test_what_it_says_of_the_token_bucket_is_what_the_kernel_is_told(page):
+    assert f"lets {shaped.BURST_BYTES:,} bytes through at once" in page
+    first = next(mbps for mbps in range(1, 100) if shaped.bucket(1e6 * mbps, 1)["burst"] > shaped.BURST_BYTES)
+    assert f"from {first} Mb/s on" in page
+    assert f"up\nto {8 * shaped.BURST_BYTES / world.SLOT_S / 1e6:.2f} Mb/s more" in page
 
 
 def test_the_script_draws_what_the_commands_write(root, tmp_path, monkeypatch):

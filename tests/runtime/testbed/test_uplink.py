@@ -14,8 +14,10 @@ import time
 import pytest
 
 from cutlayer.profiles import codecs
+from cutlayer.profiles.codecs import HEADER_BYTES
 from cutlayer.runtime.split.address import Address
 from cutlayer.runtime.split.device import DeviceAgent, compute
+from cutlayer.runtime.testbed import uplink as uplinks
 from cutlayer.runtime.testbed.device import left_by
 from cutlayer.runtime.testbed.link import ProxyLink
 from cutlayer.runtime.testbed.pipe import Conditions
@@ -77,6 +79,29 @@ def test_a_link_that_stands_costs_the_frame_its_time_and_frees_what_stands_behin
         link.set(up=Conditions())
         assert done.get(timeout=LONG_S) is patient
         assert (patient.reason, patient.reply.exit, way.resets) == ("", 4, 1)
+
+
+def test_how_far_a_transfer_has_come_is_asked_anew_each_time(opened, edge, image, monkeypatch):
+    """What the thread saw at its last look may be as old as half a transfer, and reads as a link that stands still."""
+    monkeypatch.setattr(uplinks, "LOOK_S", LONG_S)
+    left = [HEADER_BYTES]  # the greeting's
+    done = queue.SimpleQueue()
+    with proxied(edge) as (link, address):
+        way = Uplink(address, opened.shapes, done.put, left=lambda _peer, _written: left[0])
+        with contextlib.closing(way):
+            way.put(frame(opened, image, LONG_S))
+            assert done.get(timeout=LONG_S).reason == ""
+            link.set(up=Conditions(rate_bps=0.0))
+            begun = queue.SimpleQueue()
+            way._started = begun.put
+            way.put(stuck := frame(opened, image, LONG_S))
+            assert begun.get(timeout=LONG_S) is stuck
+            before = stuck.reaches - stuck.size  # of the frame before it
+            for bytes_ in (0, 100, 1500, 1400):
+                left[0] = HEADER_BYTES + before + bytes_
+                assert way.acked_bytes() == pytest.approx((bytes_ + 1448 / 2) * 1514 / 1448)  # half of a packet is under way
+            link.set(up=Conditions())
+            assert done.get(timeout=LONG_S) is stuck
 
 
 def test_a_killed_edge_fails_frames_at_once_and_is_found_again(opened, graphs_folder, start_edge, image):
