@@ -6,6 +6,7 @@ Times of single calls by the wall clock, as a device would wait for them: on a b
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -27,7 +28,7 @@ from cutlayer import __version__
 from cutlayer.agents import agreement, c_export, runs
 from cutlayer.envs import scenarios
 from cutlayer.envs.kernel import Kernel
-from cutlayer.envs.record import Status
+from cutlayer.envs.record import Record, Status
 from cutlayer.envs.streams import draw
 from cutlayer.errors import CutlayerError
 from cutlayer.runtime import features
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cutlayer.envs.record import Record
     from cutlayer.envs.spec import Scenario
     from cutlayer.runtime.policy import Form, Policy
 
@@ -49,7 +49,6 @@ HIDDEN = (64, 64)  # of every network that ships
 DECISIONS = 10_000  # the 99th percentile then has a hundred calls above it
 WARM_UP = 500
 LEAVES = 256
-EPISODE_S = 1e4  # from the beginning of one episode to that of the next, on the device's clock: longer than any
 STARTS = 5  # of a fresh process; the median is reported
 C_CALLS = 200_000
 
@@ -148,40 +147,36 @@ def _tree(rng: np.random.Generator, policy: Mlp) -> Tree:
 
 
 def _decide(controller: Controller, scenario: Scenario) -> NDArray[np.float64]:
-    """Seconds of each decision, while the simulator plays the world and every outcome is reported when it is known."""
-    took: list[float] = []
-    episode = 0
-    while len(took) < WARM_UP + DECISIONS:
-        streams = draw(scenario, episode)
-        world, begun_s = Kernel(scenario, streams), EPISODE_S * episode
-        pending: deque[tuple[int, Record]] = deque()
-        for arrival_s in streams.arrival_s[: scenario.requests].tolist():
-            while pending and pending[0][1].finish_s <= arrival_s:
-                _report(controller, begun_s, *pending.popleft())
-            request = Request(id=len(took))
-            start_s = time.perf_counter()
-            decision = controller.decide(begun_s + arrival_s, request)
-            took.append(time.perf_counter() - start_s)
-            pending.append((request.id, world.submit(decision.plan)))
-        for one in pending:
-            _report(controller, begun_s, *one)
-        episode += 1
-    return np.array(took[WARM_UP:])
+    """Seconds of each decision, while the simulator plays the world, in one stream, and every outcome is reported when it is known."""
+    scenario = dataclasses.replace(scenario, requests=WARM_UP + DECISIONS)
+    streams = draw(scenario, 0)
+    world, took, pending = Kernel(scenario, streams), np.empty(scenario.requests), deque[tuple[int, Record]]()
+    for number, arrival_s in enumerate(streams.arrival_s[: scenario.requests].tolist()):
+        while pending and pending[0][1].finish_s <= arrival_s:
+            _report(controller, *pending.popleft())
+        request = Request(id=number)
+        start_s = time.perf_counter()
+        decision = controller.decide(arrival_s, request)
+        took[number] = time.perf_counter() - start_s
+        pending.append((number, world.submit(decision.plan)))
+    for one in pending:
+        _report(controller, *one)
+    return took[WARM_UP:]
 
 
-def _report(controller: Controller, begun_s: float, number: int, record: Record) -> None:
+def _report(controller: Controller, number: int, record: Record) -> None:
     outcome = Outcome(
         id=number,
         plan=record.plan,
-        device_start_s=begun_s + record.device_start_s,
+        device_start_s=record.device_start_s,
         device_s=record.device_end_s - record.device_start_s,
-        send_start_s=begun_s + record.send_start_s,
+        send_start_s=record.send_start_s,
         send_s=record.send_end_s - record.send_start_s,
         sent_bytes=record.sent_bytes,
         edge_wait_s=record.edge_wait_s if record.status is Status.EDGE else -1.0,
         latency_s=record.latency_s,
     )
-    controller.report(begun_s + record.finish_s, outcome)
+    controller.report(record.finish_s, outcome)
 
 
 def _each(call: Callable[[NDArray[np.float32]], object], observations: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from cutlayer.errors import PeerError
+from cutlayer.runtime.brisk import Brisk
 from cutlayer.runtime.messages import Decision, Outcome, Progress, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MOST_BYTES = 65_536  # taken from the socket at once: our choice, far beyond any reply
 
 
 class Client:
@@ -25,7 +29,7 @@ class Client:
         except OSError as error:
             self._socket.close()
             raise PeerError(f"no daemon answers at {path} ({error.strerror}); start one with: cutlayerd --socket {path}") from error
-        self._pending = b""
+        self._pending, self._brisk = b"", Brisk()
         self._decision = msgspec.json.Decoder(Decision)
 
     def __enter__(self) -> Self:
@@ -33,6 +37,15 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+    def _look(self) -> bytes | None:
+        try:
+            return os.read(self._socket.fileno(), MOST_BYTES)  # a socket with a timeout does not block by itself
+        except BlockingIOError:
+            return None
+
+    def _sleep(self) -> bytes:
+        return self._socket.recv(MOST_BYTES)
 
     def call(self, line: bytes) -> bytes:
         """Send one line, wait for the reply to it.
@@ -43,7 +56,7 @@ class Client:
         try:
             self._socket.sendall(line + b"\n")
             while b"\n" not in self._pending:
-                data = self._socket.recv(65_536)
+                data = self._brisk.wait(self._look, self._sleep)
                 if not data:
                     raise PeerError("the daemon closed the connection")
                 self._pending += data

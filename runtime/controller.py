@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cutlayer.errors import BundleError
-from cutlayer.profiles.cost import Estimate, expected_latency_s, latency_of_s
+from cutlayer.profiles.cost import Estimate, latency_of_s
 from cutlayer.runtime import telemetry as tm
 from cutlayer.runtime.books import Books, Open
 from cutlayer.runtime.estimators import Estimators
 from cutlayer.runtime.guard import Breaker, Pace, Silence
-from cutlayer.runtime.ladder import FAULTS, LADDER, Learned, Rule, Ruled, Safe, Task, rule_of
+from cutlayer.runtime.ladder import FAULTS, LADDER, Hope, Learned, Rule, Ruled, Safe, Task, rule_of
 from cutlayer.runtime.live import Live
 from cutlayer.runtime.messages import Arm, Decision, Mode, Outcome, Progress, Request, Step
 from cutlayer.runtime.modes import Trial, Verdict
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["LADDER", "Controller", "Counts", "Decision", "Outcome", "Progress", "Request", "Settings", "Task"]
 
 MOST_LOG_BPS = 12.0  # of a rate that is believed, as `rules.FASTEST_BPS`
+NOBODY: tuple[int, Step, float] = (-1, "policy", 0.0)  # plan, rung and expected latency where nothing has decided yet
 AFTER: dict[str, Mode] = {"promote": "active", "roll-back": "off", "undecided": "shadow"}  # the mode that a trial's finding leads to
 
 
@@ -92,7 +93,9 @@ class Controller:
         self._incumbent = None if incumbent is None else self._learned(incumbent, None)
         self._ruled = Ruled(rule_of(bundle, self.estimators) if rule is None else rule, len(self.task.plans), self._pace())
         self._units = _units(bundle)
-        self._safe = Safe(self.task.plans)
+        self._safe, self._hope = Safe(self.task.plans), Hope(self.task.plans, self.task.path)
+        self._unheard = Breaker(settings.unheard_requests, settings.unheard_s, settings.unheard_s, settings.longest_unheard_s)
+        self._to_try = -1  # the plan that is sent once, so that something is heard
         self._books = Books()
         self._silence = Silence(settings.stale_s)
         self._good = (-1, -math.inf)
@@ -130,15 +133,18 @@ class Controller:
         arm, block = self._turn()
         reason, probe = self._barred(now_s, request)
         asked = None if reason else self._candidate if arm == "candidate" else self._incumbent
-        if asked is not None:
-            plan, reason = asked.choose(self.readings, now_s, request.acked_bytes)
-        elif not reason:
+        if asked is None and not reason:
             reason = self._missing if arm == "candidate" else "not-active"
-        step: Step = "policy"
-        if reason:
+        plan, step, expected_s = NOBODY if asked is None or self._to_try < 0 else self._ask_the_edge(now_s, now)
+        if plan >= 0:
+            asked, reason = None, "edge-unheard"
+        elif asked is not None:
+            plan, reason = asked.choose(self.readings, now_s, request.acked_bytes)
+            if not reason:
+                self._hear(now_s, plan)
+                expected_s = latency_of_s(self.task.plans.rows[plan], self.task.path, now)
+        if plan < 0:
             plan, step, reason, expected_s = self._descend(reason, now_s, request, now, deadline_s)
-        else:
-            expected_s = latency_of_s(self.task.plans.rows[plan], self.task.path, now)
         if expected_s > deadline_s and step != "static-safe" and self._hopeless(now, deadline_s):
             plan, step, reason, expected_s = self._descend("deadline-infeasible", now_s, request, now, deadline_s)
         shadow = -1
@@ -214,6 +220,33 @@ class Controller:
             return "edge-unreachable", False
         return "telemetry-stale" if silent else "", edge.open
 
+    def _ask_the_edge(self, now_s: float, now: Estimate) -> tuple[int, Step, float]:
+        """What is sent in a policy's place: plan, rung and expected latency."""
+        plan, self._to_try = self._to_try, -1
+        self._unheard.trip(now_s)
+        self.counts.reasons["edge-unheard"] += 1
+        return plan, "greedy", latency_of_s(self.task.plans.rows[plan], self.task.path, now)
+
+    def _prepare_to_ask(self, now_s: float) -> None:
+        """Have the rule say what to send, where it is time for that.
+
+        A policy that keeps to the device because of what it heard last never hears that this is over. So the rule, for which readings
+        age, is asked ever more seldom. It takes longer than a policy: it is asked between two requests, not while one waits.
+        """
+        plan, _ = self._ruled.choose(self.readings, now_s, 0.0)
+        if plan >= 0 and self.task.plans.rows[plan].bits > 0:
+            self._to_try = plan
+        else:
+            self._unheard.put_off(now_s)
+
+    def _hear(self, now_s: float, plan: int) -> None:
+        """A policy sends, or keeps to the device once more."""
+        if self.task.plans.rows[plan].bits == 0:
+            self._unheard.failed(now_s)
+        elif self._unheard.troubled:
+            self._unheard.succeeded()
+            self._to_try = -1
+
     def _descend(self, reason: str, now_s: float, request: Request, now: Estimate, deadline_s: float) -> tuple[int, Step, str, float]:
         """Plan, rung, reason and expected latency, from the rung that the reason's row names downwards."""
         reasons, task = self.counts.reasons, self.task
@@ -247,8 +280,7 @@ class Controller:
         for at in range(tm.RING, tm.RING + 3 * tm.RING_LENGTH, 3):
             if self.readings[at + 1] != tm.NEVER and self.readings[at] <= MOST_LOG_BPS:
                 best_bps = max(best_bps, 10.0 ** self.readings[at])
-        at_best = Estimate(best_bps, min(1.0, now.slow_down), now.backlog_s, now.queued_bytes)
-        return bool(expected_latency_s(self.task.plans, self.task.path, at_best).min() > late_s)
+        return self._hope.lost(Estimate(best_bps, min(1.0, now.slow_down), now.backlog_s, now.queued_bytes), late_s)
 
     # --- what became of them
 
@@ -305,6 +337,8 @@ class Controller:
         if one is not None:
             self._books.close(one)
             self._judge(now_s, one, outcome)
+        if self._unheard.open and self._to_try < 0 and self._unheard.allows(now_s):
+            self._prepare_to_ask(now_s)
 
     def _sense(self, told: Progress | Outcome) -> None:
         """What the device's sensors read as its work began."""

@@ -21,6 +21,7 @@ from cutlayer import __version__
 from cutlayer.errors import ConfigError, CutlayerError
 from cutlayer.options import Parser
 from cutlayer.runtime import config, http, lifelog
+from cutlayer.runtime.brisk import BriskSelector
 from cutlayer.runtime.config import Clock, DaemonConfig
 from cutlayer.runtime.listening import BACKLOG, Connection, listen
 from cutlayer.runtime.messages import Mode
@@ -210,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check(read)
             sys.stdout.write("configuration and bundle are good\n")
             return STOPPED
-        return asyncio.run(serve(read))
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(BriskSelector())) as runner:
+            return runner.run(serve(read))
     except CutlayerError as error:
         sys.stderr.write(f"cutlayerd: {error}\n")
         return REFUSED

@@ -130,8 +130,7 @@ def scaled_rate(rate_bps: float) -> float:
 
 def scaled_age(age_s: float) -> float:
     """Age on 0 to 1, fine where it is young."""
-    age_s = max(0.0, age_s)
-    return age_s / (age_s + HALF_AGE_S)
+    return age_s / (age_s + HALF_AGE_S) if age_s > 0.0 else 0.0
 
 
 def encode(readings: Sequence[float], scale: Sequence[float], now_s: float, acked_bytes: float, out: MutableSequence[float]) -> None:

@@ -54,10 +54,11 @@ class Ranges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def outside(self, values: Sequence[float]) -> bool:
         """Whether a value lies outside its range or is no number."""
-        # In plain Python: 32 comparisons take a microsecond, as much as two calls into numpy.
-        for value, low, high in zip(values, self.low, self.high, strict=True):  # noqa: SIM110 - any() takes twice as long
-            if not low <= value <= high:
-                return True
+        # In plain Python: 32 pairs of comparisons take a microsecond, as much as two calls into numpy.
+        for value, low, high in zip(values, self.low, self.high, strict=True):
+            if value >= low and value <= high:  # written as a chain it takes a third longer
+                continue
+            return True
         return False
 
 
@@ -91,6 +92,10 @@ class Breaker:
     def probe(self) -> None:
         """What is tried now is a probe: no other until it succeeded, failed or was released."""
         self._probing = True
+
+    def put_off(self, now_s: float) -> None:
+        """It is not worth a try now: again after the first wait."""
+        self.due_s = now_s + self._retry_s
 
     def release(self) -> None:
         """The probe on its way told nothing."""

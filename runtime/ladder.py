@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import le
+from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from cutlayer.profiles.cost import latency_of_s
 from cutlayer.runtime import features
 from cutlayer.runtime import telemetry as tm
 from cutlayer.runtime.guard import Ranges
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from cutlayer.profiles.cost import Estimate, Objective, Path
     from cutlayer.profiles.plans import PlanTable
+    from cutlayer.profiles.rows import PlanRow
     from cutlayer.runtime.bundle import Bundle
     from cutlayer.runtime.estimators import Estimators
     from cutlayer.runtime.guard import Pace
@@ -59,6 +63,11 @@ ROWS = (
     Row("policy-raised", "the policy gave an error instead of an answer", "greedy"),
     Row("logits-not-finite", "the policy is broken: its preference is no number", "greedy"),
     Row("plan-invalid", "the policy named a plan that is not in the table", "greedy"),
+    Row(
+        "edge-unheard",
+        "the policy has kept to the device for long, so that nobody knows how link and edge are, and the rule would send",
+        "greedy",
+    ),
     Row("rule-failed", "the rule gave an error or no plan, or took too long several times in a row", "last-good"),
     Row("nothing-good", "no request was answered as planned and in time of late", "static-safe"),
     Row(
@@ -119,12 +128,14 @@ class Learned:
         self._ranges = Ranges.unbounded(size) if bundle.ranges is None else bundle.ranges
         self._values = [0.0] * size
         self.observation = np.empty(size, np.float32)
+        self._memory = self.observation.data
+        self._pack = Struct(f"{size}f").pack_into  # half the time of an assignment from a list
 
     def choose(self, readings: Sequence[float], now_s: float, acked_bytes: float) -> tuple[int, str]:
         """The plan; or -1, and the reason why there is none."""
         values = self._values
         features.encode(readings, self._scale, now_s, acked_bytes, values)
-        self.observation[:] = values
+        self._pack(self._memory, 0, *values)
         if self._pace.pauses(now_s):
             return -1, "over-time-budget"
         if self._ranges.outside(values):
@@ -180,6 +191,28 @@ def rule_of(bundle: Bundle | Task, estimators: Estimators) -> Rule:
     if bundle.bayes is None:
         return AgedGreedy(Task.of(bundle), estimators)
     return Priced(bundle.plans, bundle.path, bundle.objective, bundle.bayes)
+
+
+class Hope:
+    """Whether a request can be in time at all: asked of the few plans that no other beats in device time, bytes and edge time at once."""
+
+    def __init__(self, plans: PlanTable, path: Path) -> None:
+        self._path = path
+        self._rows = _unbeaten(plans.rows)
+
+    def lost(self, at_best: Estimate, late_s: float) -> bool:
+        """Whether every plan takes longer."""
+        return all(latency_of_s(row, self._path, at_best) > late_s for row in self._rows)
+
+
+def _unbeaten(rows: Sequence[PlanRow]) -> list[PlanRow]:
+    """Those of which none is at least as cheap in everything that latency is made of."""
+    costs = [(row.bits > 0, row.device_s + row.encode_s, row.wire_bytes, row.decode_s + row.edge_s) for row in rows]
+    best: list[int] = []
+    for one in sorted(range(len(rows)), key=costs.__getitem__):  # what none before it beats, none behind it does
+        if not any(all(map(le, costs[better], costs[one])) for better in best):
+            best.append(one)
+    return [rows[one] for one in best]
 
 
 class Safe:

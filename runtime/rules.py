@@ -89,11 +89,14 @@ class Greedy:
     def best(self, now: Estimate, deadline_s: float | None = None) -> tuple[int, float, float]:
         """`choose`, and the reward that is expected; deadline_s of this request, where requests differ."""
         latency = expected_latency_s(self.plans, self.path, now)
-        energy = expected_energy_j(self.plans, self.path, now.rate_bps)
         numbers = self.objective.numbers()
+        free = self.objective.energy_weight == 0.0  # then energy is worked out for ties alone
+        energy = np.zeros(1) if free else expected_energy_j(self.plans, self.path, now.rate_bps)
         worth = reward(latency, self.plans.accuracy, energy, *(numbers if deadline_s is None else of_deadline(numbers, deadline_s)))
         best = np.flatnonzero(worth >= worth.max() - 1e-12)
         if len(best) > 1:
+            if free:
+                energy = expected_energy_j(self.plans, self.path, now.rate_bps)
             best = best[np.lexsort((energy[best], self.plans.wire_bytes[best]))]
         plan = int(best[0])
         return plan, float(latency[plan]), float(worth[plan])

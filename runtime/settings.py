@@ -24,6 +24,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     edge_silence_s: float = 2.0  # ... over at least so long: our choice, radio outages last 0.36 s on average (LTE drives)
     probe_s: float = 0.25  # until a lost edge is tried again, doubled with each try that fails, ...
     longest_probe_s: float = 8.0  # ... up to this: both as the device agent makes a connection anew
+    unheard_requests: int = 12  # that a policy keeps on the device in a row, ...
+    unheard_s: float = 0.5  # ... over at least so long, and as long again until one goes by the rule, ...
+    longest_unheard_s: float = 60.0  # ... which doubles each time, up to this
     trial: Terms = Terms()
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from cutlayer.runtime import features
 from cutlayer.runtime import telemetry as tm
 from cutlayer.runtime.controller import LADDER, Controller, Counts, Decision, Outcome, Request, Settings, Task
 from cutlayer.runtime.guard import Ranges
-from cutlayer.runtime.ladder import Safe
+from cutlayer.runtime.ladder import Hope, Safe
 from cutlayer.runtime.policy import Mlp
 from cutlayer.runtime.rules import Greedy, aged_estimate
 
@@ -135,6 +135,14 @@ def no_such_plan(bundle):
     return Controller(bundle, policy=Says(8)), Request()
 
 
+def kept_to_the_device(bundle):
+    controller = Controller(bundle, policy=Says(LOCAL), rule=Rule(SENDS))
+    for number in range(22):
+        controller.decide(3.8 + 0.05 * number, Request())
+        controller.report(3.84 + 0.05 * number, AT_HOME)
+    return controller, Request()
+
+
 def broken_rule(bundle):
     controller = Controller(Task.of(bundle), rule=Rule(0, error=ZeroDivisionError()))
     controller._good = (SENDS, 4.0)
@@ -165,6 +173,7 @@ ROWS = {
     "policy-raised": raising_policy,
     "logits-not-finite": broken_weights,
     "plan-invalid": no_such_plan,
+    "edge-unheard": kept_to_the_device,
     "rule-failed": broken_rule,
     "nothing-good": nothing_ever_worked,
     "deadline-infeasible": hopeless,
@@ -246,7 +255,15 @@ def test_without_a_bundle_there_is_none_to_show(make_bundle):
         _ = Controller(Task.of(make_bundle()), missing="bundle-rejected").bundle
 
 
-# --- the last rung
+# --- the last rungs
+
+
+@given(st.floats(1e3, 1e9), st.floats(0.1, 1.0), st.floats(0.0, 0.2), st.floats(0.0, 1e4), st.floats(1e-3, 1.0))
+def test_hope_is_lost_where_every_plan_of_the_table_is_late(plans, path, rate_bps, slow_down, backlog_s, queued_bytes, late_s):
+    """It asks a few plans only; the whole table is its twin."""
+    hope, now = Hope(plans, path), Estimate(rate_bps, slow_down, backlog_s, queued_bytes)
+    assert len(hope._rows) < len(plans)
+    assert hope.lost(now, late_s) == (expected_latency_s(plans, path, now).min() > late_s)
 
 
 def test_the_safe_plan_goes_by_slow_down_and_backlog(plans):
@@ -452,7 +469,7 @@ def test_the_core_imports_no_clock_no_socket_and_no_randomness(root, name):
     plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules = plain | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     outside = {module.partition(".")[0] for module in modules if not module.startswith("cutlayer")}
-    allowed = {"__future__", "typing", "collections", "dataclasses", "math", "statistics", "numpy", "msgspec"}
+    allowed = {"__future__", "typing", "collections", "dataclasses", "math", "operator", "statistics", "struct", "numpy", "msgspec"}
     assert outside <= allowed
     assert not any(isinstance(node, ast.Attribute) and node.attr == "random" for node in ast.walk(tree)), "numpy's generators"
 

@@ -54,6 +54,64 @@ class Clock:
         return self.now_s
 
 
+# --- an edge that nothing is heard of
+
+
+def at_home(controller, times_s):
+    """Decide and report at these times; when the rule decided."""
+    decisions = {now_s: ask(controller, now_s, replies=True) for now_s in times_s}
+    assert {decision.plan for decision in decisions.values() if decision.reason == ""} <= {controller._candidate._policy.plan}
+    assert {(decision.plan, decision.step) for decision in decisions.values() if decision.reason == "edge-unheard"} <= {(SENDS, "greedy")}
+    return [now_s for now_s, decision in decisions.items() if decision.reason == "edge-unheard"]
+
+
+def test_a_policy_that_keeps_to_the_device_has_the_edge_asked_ever_more_seldom(make_bundle):
+    controller = Controller(make_bundle(), policy=Says(LOCAL), rule=Rule(SENDS))
+    asked_s = at_home(controller, [0.1 * tick for tick in range(4000)])
+    assert asked_s[0] == pytest.approx(1.6, abs=0.11)  # twelve requests in 1.1 s, and half a second
+    gaps = np.diff(asked_s)
+    assert gaps[:6] == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0, 32.0], abs=0.11)
+    assert gaps[6:] == pytest.approx([60.0] * (len(gaps) - 6), abs=0.11)
+    assert controller.counts.reasons == {"edge-unheard": len(asked_s)}
+
+
+def test_where_the_rule_keeps_to_the_device_too_the_policys_plan_stands(make_bundle):
+    controller = Controller(make_bundle(), policy=Says(LOCAL), rule=Rule(2))
+    assert at_home(controller, [0.1 * tick for tick in range(100)]) == []
+    assert controller.counts.steps == {"policy": 100}
+
+
+def test_a_rule_that_fails_leaves_the_policy_alone(make_bundle):
+    assert at_home(Controller(make_bundle(), policy=Says(LOCAL), rule=Rule(-1)), [0.1 * tick for tick in range(100)]) == []
+
+
+def test_the_rule_is_asked_between_two_requests(make_bundle):
+    """It takes longer than a policy: no request waits for it."""
+    controller, asked_s = Controller(make_bundle(), policy=Says(LOCAL), rule=Rule(SENDS)), []
+    choose = controller._ruled.choose
+    controller._ruled.choose = lambda readings, now_s, acked_bytes: asked_s.append(now_s) or choose(readings, now_s, acked_bytes)
+    made = [ask(controller, 0.1 * tick, replies=True).reason for tick in range(40)]
+    assert len(asked_s) == made.count("edge-unheard") == 2
+    assert asked_s == pytest.approx(
+        [0.1 * tick for tick, reason in enumerate(made) if reason == "edge-unheard"]
+    )  # reports come 0.1 s later
+
+
+def test_a_policy_that_sends_now_and_then_is_left_alone(make_bundle):
+    controller = Controller(make_bundle(), policy=Says(LOCAL), rule=Rule(SENDS))
+    for tick in range(300):
+        controller._candidate._policy.plan = LOCAL if tick % 12 else SENDS
+        assert ask(controller, 0.1 * tick, replies=True).reason == ""
+
+
+def test_few_requests_far_apart_and_many_at_once_are_no_long_time(make_bundle):
+    def controller():
+        return Controller(make_bundle(), policy=Says(LOCAL), rule=Rule(SENDS))
+
+    assert at_home(controller(), [10.0 * number for number in range(12)]) == []
+    assert at_home(controller(), [0.01 * number for number in range(50)]) == []
+
+
 # --- an edge that is lost
 
 
