@@ -2,7 +2,7 @@
 
 A request of so many bytes, a reply of 40 (ten logits). Each server is a process of its own and does nothing with what it gets. Ours is the
 edge server itself: it checks lengths and checksums as ever, and the time that it says it decoded and computed is taken off. It answers so
-fast that the device watches for the reply (`runtime.split.line.BUSY_S`); `cutlayer-asleep` never does: that is what a request costs whose
+fast that the device watches for the reply (`runtime.brisk.BRISK_S`); `cutlayer-asleep` never does: that is what a request costs whose
 edge has something to compute.
 """
 
@@ -20,10 +20,10 @@ import numpy as np
 
 from cutlayer.errors import ConfigError
 from cutlayer.profiles import machine
+from cutlayer.runtime.brisk import BRISK_S
 from cutlayer.runtime.split.address import Address
 from cutlayer.runtime.split.connection import Connection
 from cutlayer.runtime.split.edge import EdgeServer
-from cutlayer.runtime.split.line import BUSY_S
 from cutlayer.runtime.split.protocol import Request, Shapes
 from cutlayer.runtime.testbed.calibrate import line, python, running
 
@@ -116,9 +116,9 @@ SERVERS: dict[str, Callable[[], None]] = {
 
 
 @contextlib.contextmanager
-def cutlayer(port: int, busy_s: float = BUSY_S) -> Iterator[Exchange]:
+def cutlayer(port: int, brisk_s: float = BRISK_S) -> Iterator[Exchange]:
     """One connection, as a device agent holds it."""
-    connection = Connection(Address("127.0.0.1", port), SHAPES, busy_s=busy_s)
+    connection = Connection(Address("127.0.0.1", port), SHAPES, brisk_s=brisk_s)
     cuts = {size: partition for partition, size in enumerate(SIZES, 1)}
 
     def exchange(payload: bytes) -> float:
@@ -162,7 +162,7 @@ def grpc(port: int) -> Iterator[Exchange]:
 
 CLIENTS: dict[str, Callable[[int], contextlib.AbstractContextManager[Exchange]]] = {
     "cutlayer": cutlayer,
-    "cutlayer-asleep": partial(cutlayer, busy_s=0.0),
+    "cutlayer-asleep": partial(cutlayer, brisk_s=0.0),
     "zeromq": zeromq,
     "grpc": grpc,
 }

@@ -22,12 +22,13 @@ Found = TypeVar("Found")
 
 
 class Brisk:
-    """Waits; `short` tells whether the last wait was."""
+    """Waits; `short` tells whether the last wait was. brisk_s: as `BRISK_S`; with 0 every wait is slept through."""
 
-    __slots__ = ("_clock", "short")
+    __slots__ = ("_brisk_s", "_clock", "short")
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, brisk_s: float = BRISK_S) -> None:
         self._clock = clock
+        self._brisk_s = brisk_s
         self.short = False
 
     def wait(self, look: Callable[[], Found | None], sleep: Callable[[], Found]) -> Found:
@@ -37,10 +38,10 @@ class Brisk:
             found = look()
             if found is not None:
                 return found
-            self.short = self._clock() - begun_s < BRISK_S
+            self.short = self._clock() - begun_s < self._brisk_s
             os.sched_yield()
         brought = sleep()
-        self.short = self._clock() - begun_s < BRISK_S
+        self.short = self._clock() - begun_s < self._brisk_s
         return brought
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from cutlayer.errors import PeerError
 from cutlayer.profiles.codecs import HEADER_BYTES
 from cutlayer.profiles.cost import MSS_BYTES
+from cutlayer.runtime.brisk import BRISK_S
 from cutlayer.runtime.split import protocol
 from cutlayer.runtime.split.address import connect
-from cutlayer.runtime.split.line import BUSY_S, Line
+from cutlayer.runtime.split.line import Line
 from cutlayer.runtime.split.protocol import FATAL, Inbox, Kind, RefusedError, Reply, Request, Shapes
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Connection:
         *,
         tls: ssl.SSLContext | None = None,
         pace: Pace | None = None,
-        busy_s: float = BUSY_S,
+        brisk_s: float = BRISK_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -66,7 +67,7 @@ class Connection:
         self._shapes = shapes
         self._tls = tls
         self._pace = pace
-        self._busy_s = busy_s
+        self._brisk_s = brisk_s
         self._clock = clock
         self._sleep = sleep
         self._line: Line | None = None
@@ -138,7 +139,7 @@ class Connection:
 
     def _greet(self, give_up_s: float) -> Line:
         """A new connection, to an edge that has this model: found by 48 bytes, not by a tensor."""
-        line = Line(connect(self.address, self._left_s(give_up_s), self._tls), self._clock, self._busy_s)
+        line = Line(connect(self.address, self._left_s(give_up_s), self._tls), self._clock, self._brisk_s)
         try:
             self._inbox.drop(len(self._inbox))
             self._converse(line, _PROBE, b"", give_up_s, None)

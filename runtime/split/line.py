@@ -3,9 +3,8 @@
 The socket never blocks. What cannot go on is waited for by `poll`, whose time limit is exact to a millisecond; a time-out of Python's own
 would poll before every call, also where nothing has to be waited for.
 
-To sleep and be woken costs tens of microseconds where the processor is halted in between, as a virtual one is. So a reply is watched for
-where the one before came within `BUSY_S`, and for no longer than that: if it takes longer, the next one is slept for. The reply of an edge
-that computes for a millisecond is never watched for.
+A reply is waited for awake where the one before came within `BRISK_S` (`runtime.brisk`): that of an edge that computes for a millisecond
+never is.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import select
 import socket
 import ssl
 import struct
-import time
 from typing import TYPE_CHECKING
 
 from cutlayer.errors import PeerError
+from cutlayer.runtime.brisk import BRISK_S, Brisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,25 +26,22 @@ if TYPE_CHECKING:
     from cutlayer.runtime.split.protocol import Inbox
 
 
-# Our choice: what a reply to 100 kB takes from an edge on the same machine, waking up included. Waited in vain it is 1 mJ at 5 W.
-BUSY_S = 2e-4
 LONGEST_MS = 2**31 - 1  # that poll takes: 24 days
 
 
 class Line:
-    """A connected socket, plain or TLS, from now on used through this alone. Instants are by `clock`, in seconds; busy_s as `BUSY_S`.
+    """A connected socket, plain or TLS, from now on used through this alone. Instants are by `clock`, in seconds; brisk_s as `BRISK_S`.
 
     Raises, from sending and receiving:
         TimeoutError: the instant `give_up_s` came first.
         OSError: the connection is broken.
     """
 
-    def __init__(self, peer: socket.socket, clock: Callable[[], float], busy_s: float = BUSY_S) -> None:
+    def __init__(self, peer: socket.socket, clock: Callable[[], float], brisk_s: float = BRISK_S) -> None:
         peer.setblocking(False)
         self._peer = peer
         self._clock = clock
-        self._busy_s = busy_s
-        self._brisk = False  # whether what was waited for last came within busy_s
+        self._brisk = Brisk(brisk_s=brisk_s)
         self._poll = select.poll()
         self._poll.register(peer, select.POLLIN)
 
@@ -98,14 +94,8 @@ class Line:
 
     def _wait_for_input(self, give_up_s: float) -> None:
         left_ms = self._left_ms(give_up_s)
-        start_s = time.monotonic()  # whatever `clock` counts: this is about the processor
-        while self._brisk:
-            if self._poll.poll(0):
-                return
-            self._brisk = time.monotonic() - start_s <= self._busy_s
-        if not self._poll.poll(left_ms):
+        if not self._brisk.wait(lambda: self._poll.poll(0) or None, lambda: self._poll.poll(left_ms)):
             raise TimeoutError
-        self._brisk = time.monotonic() - start_s <= self._busy_s
 
     def _wait_for_room(self, give_up_s: float) -> None:
         left_ms = self._left_ms(give_up_s)

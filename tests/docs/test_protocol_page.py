@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cutlayer.profiles.codecs import BITS, HEADER_BYTES, RAW_BITS
-from cutlayer.runtime.split import connection, edge, line, protocol
+from cutlayer.runtime import brisk
+from cutlayer.runtime.split import connection, edge, protocol
 from cutlayer.runtime.split.protocol import FATAL, Reply, Request, Status
 
 if TYPE_CHECKING:
@@ -53,4 +54,4 @@ def test_the_numbers_in_its_words_are_the_codes(page):
     assert f"at most {connection.LONGEST_BACK_OFF_S:g} s" in page
     assert f"silent for {edge.IDLE_S:g} s" in page
     assert edge.FRAME_IDLES * edge.IDLE_S == 60
-    assert f"came within {1e3 * line.BUSY_S:g} ms, the next one is watched for, for {1e3 * line.BUSY_S:g} ms at most" in page
+    assert f"came within {1e3 * brisk.BRISK_S:g} ms, the next one is watched for, for {1e3 * brisk.BRISK_S:g} ms at most" in page

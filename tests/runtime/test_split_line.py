@@ -12,8 +12,9 @@ import time
 import pytest
 
 from cutlayer.errors import PeerError
+from cutlayer.runtime.brisk import BRISK_S, Brisk
 from cutlayer.runtime.split import authority, line
-from cutlayer.runtime.split.line import BUSY_S, Line
+from cutlayer.runtime.split.line import Line
 from cutlayer.runtime.split.protocol import Inbox
 
 PATIENCE_S = 30.0  # for what happens at once, on a machine that has other things to do
@@ -27,7 +28,6 @@ class Bench:
     def __init__(self, monkeypatch):
         self.now_s = self.reply_s = 0.0
         self.looks = self.sleeps = 0
-        monkeypatch.setattr(line.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(line.select, "poll", lambda: self)
 
     def register(self, *_):
@@ -68,22 +68,24 @@ def bench(monkeypatch):
     return Bench(monkeypatch)
 
 
+def line_to(bench, brisk_s=BRISK_S):
+    made = Line(bench, lambda: bench.now_s)
+    made._brisk = Brisk(lambda: bench.now_s, brisk_s)
+    return made
+
+
 def test_replies_of_an_edge_that_computes_are_slept_for(bench):
-    assert bench.replies(Line(bench, lambda: bench.now_s), *[0.01] * 5, *[BUSY_S] * 5) == [(0, 1)] * 10
+    assert bench.replies(line_to(bench), *[0.01] * 5, *[BRISK_S] * 5) == [(0, 1)] * 10
 
 
 def test_replies_that_come_at_once_are_watched_for_from_the_second_on(bench):
-    looks = [looks for looks, sleeps in bench.replies(Line(bench, lambda: bench.now_s), *[1e-4] * 5) if not sleeps]
+    looks = [looks for looks, sleeps in bench.replies(line_to(bench), *[1e-4] * 5) if not sleeps]
     assert looks == [pytest.approx(100, abs=1)] * 4
 
 
-def test_a_reply_that_then_takes_long_is_watched_for_no_longer_than_that_and_the_next_one_not_at_all(bench):
-    found = bench.replies(Line(bench, lambda: bench.now_s), 1e-4, 0.01, 0.01)
-    assert found == [(0, 1), (pytest.approx(BUSY_S / LOOK_S, abs=2), 1), (0, 1)]
-
-
 def test_whoever_wants_no_busy_wait_gets_none(bench):
-    assert bench.replies(Line(bench, lambda: bench.now_s, busy_s=0.0), *[1e-4] * 5) == [(0, 1)] * 5
+    assert bench.replies(line_to(bench, 0.0), *[1e-4] * 5) == [(0, 1)] * 5
+    assert Line(bench, lambda: bench.now_s, 0.0)._brisk.wait(lambda: "looked", lambda: "slept") == "slept"
 
 
 @contextlib.contextmanager
