@@ -33,7 +33,7 @@ best rule and the best learner of a world are those with the highest mean on the
 
 Brackets are 95 % intervals: bootstrap over whole episodes, of all policies together, or over whole drives where a world replays
 {fewest} or more; of misses Wilson's, which takes requests for independent. With fewer than {misses} misses no rate is given, only what
-it is below.
+it is below. [What was tried](tried.md) where no learner wins has a page of its own.
 """
 OVERVIEW = f"""## In short
 

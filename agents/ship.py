@@ -1,7 +1,8 @@
 """Make the bundles that ship from the trainings of a benchmark: `python -m cutlayer.agents.ship runs/benchmark agents/shipped`.
 
 For each scenario the finished run with the best validation reward, of whatever learner and seed, with the Bayes filter's rule as the
-fallback; nothing where that is below the best static plan's. The benchmark's held-out episodes are not looked at.
+fallback; nothing where that is below the best static plan's. Only runs of the recipe that the learner has now: `cutlayer train` makes what
+ships again. The benchmark's held-out episodes are not looked at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cutlayer.agents import baselines, evaluate, export, inputs
 from cutlayer.agents.bayes import tuning
 from cutlayer.agents.benchmark import TRAINING
 from cutlayer.agents.episodes import VALIDATION
+from cutlayer.agents.learners import LEARNERS
 from cutlayer.agents.shipped import SUFFIX
 from cutlayer.agents.train import RUN
 from cutlayer.envs import scenarios
@@ -37,7 +39,7 @@ def best(benchmark: Path) -> Mapping[str, tuple[float, Path]]:
     for file in sorted((benchmark / TRAINING).glob(f"*/{RUN}")):
         run: dict[str, Any] = msgspec.json.decode(file.read_bytes())
         name = str(run["scenario"])
-        if not run["finished"] or name not in scenarios.SCENARIOS:
+        if not run["finished"] or name not in scenarios.SCENARIOS or not _is_current(run):
             continue
         reward = float(run["best"]["reward_mean"])
         if name not in found or reward > found[name][0]:
@@ -45,6 +47,13 @@ def best(benchmark: Path) -> Mapping[str, tuple[float, Path]]:
     if not found:
         raise ConfigError(f"no finished training under {benchmark / TRAINING}; make some with: cutlayer benchmark -o {benchmark}")
     return found
+
+
+def _is_current(run: Mapping[str, Any]) -> bool:
+    """Whether the run's recipe is its learner's; a setting that the run does not know yet had no effect then."""
+    recipe = dataclasses.asdict(LEARNERS[run["algorithm"]].recipe(run["scenario"]))
+    own = msgspec.json.decode(msgspec.json.encode(recipe))  # as it would be read again
+    return all(own.get(key) == value for key, value in run["recipe"].items())
 
 
 def ship(benchmark: Path, folder: Path) -> list[Path]:
