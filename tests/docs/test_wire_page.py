@@ -66,3 +66,27 @@ def test_the_script_draws_what_the_commands_write(root, tmp_path, monkeypatch):
     assert (tmp_path / "wire.png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match=r"no calibrate\.json and no run\.json"):
         script["main"]([tmp_path / "none"])
+
+
+def test_its_figures_are_those_of_the_kept_runs(root, page):
+    """Table, ranking and calibration, from `docs/results/wire`; of quiet runs of one commit alone."""
+    told = {name: json.loads((root / f"docs/results/wire/{name}.json").read_bytes()) for name in ("lte", "nsa", "calibrate")}
+    assert all(one["quiet"] for one in told.values())
+    assert told["lte"]["commit"] == told["nsa"]["commit"]
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \| (\S+) % \| ([\d.]+) \| ([\d.]+) \| (\S+) % \|$", page, re.MULTILINE)
+    assert {row[0] for row in rows} == set(told["lte"]["policies"]) == set(told["nsa"]["policies"])
+    for name, *cells in rows:
+        expected = []
+        for drive in ("lte", "nsa"):
+            one = told[drive]["policies"][name]
+            means = [f"{1e3 * one[world]['latency_mean_s']:.1f}" for world in ("measured", "simulated")]
+            expected += [*means, f"{100 * one['latency_error']:+.1f}".replace("-", "\N{MINUS SIGN}")]
+        assert cells == expected, name
+    for drive in ("lte", "nsa"):
+        assert told[drive]["same_ranking"]
+        assert ", ".join(told[drive]["ranking_measured"]) in re.sub(r"\s+", " ", page)
+    found = told["calibrate"]
+    assert f"off by {found['mape']:.1%}".replace("%", " %") in page
+    assert f"on {found['held_out_configurations']} held-out configurations of {found['configurations']}" in page
+    assert f"a bias of {found['bias']:+.1%}".replace("%", " %") in page
+    assert f"off by {-found['naive_bias']:.1%}".replace("%", " %") in page
