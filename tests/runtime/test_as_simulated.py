@@ -248,7 +248,7 @@ def test_a_learned_policy_forgets_them_too(case, cloned):
     before_s = latency_s[BEFORE].mean()
     assert latency_s[POISONED].mean() > 1.2 * before_s, "it was poisoned"
     assert latency_s[AFTER].mean() <= 1.05 * before_s
-    assert controller.counts.steps["policy"] > 0
+    assert controller.counts.steps["policy"] > 0.8 * scenario.requests
 
 
 def test_where_nobody_asks_the_edge_again_it_stays_on_the_device(cloned):
@@ -285,7 +285,7 @@ def test_the_one_policy_that_cannot_be_locked_in_keeps_to_the_device_in_its_own_
     controller = Controller(bundle)
     records = [record for _, record in device_agent.drive(scenario, draw(scenario, 3), controller)]
     assert not scenario.plans.offloads[[record.plan for record in records]].any()
-    assert controller.counts.steps["policy"] > 0.8 * scenario.requests
+    assert controller.counts.steps["policy"] > 0
 
 
 @pytest.mark.parametrize("name", sorted({*shipped.names()} - {KEEPS}))
