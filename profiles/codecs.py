@@ -189,13 +189,16 @@ def decode(data: bytes | memoryview, bits: int, lo: float, scale: float, shape: 
     """The tensor that `data` stands for, float32 of `shape`.
 
     Raises:
-        PeerError: the length of `data` does not fit `shape` and `bits`.
+        PeerError: the length of `data` does not fit `shape` and `bits`, or it holds what is no finite number.
     """
     elements = int(np.prod(shape))
     if bits not in BITS or len(data) != payload_bytes(elements, bits):
         raise PeerError(f"payload of {len(data)} bytes at {bits} bits does not hold a tensor of shape {shape}")
     if bits == 32:
-        return np.frombuffer(data, np.float32).reshape(shape).copy()
+        kept = np.frombuffer(data, np.float32).reshape(shape).copy()
+        if not np.isfinite(kept).all():
+            raise PeerError(f"payload of {len(data)} bytes holds values that are no finite numbers; the tensor on the device is broken")
+        return kept
     levels = _unpack(np.frombuffer(data, np.uint8), bits, elements)
     out = levels.astype(np.float32)
     out *= np.float32(scale)

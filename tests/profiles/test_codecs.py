@@ -99,7 +99,7 @@ def test_every_level_survives_at_every_place_of_a_byte(bits):
         np.testing.assert_array_equal(got, x)
 
 
-@given(x=hnp.arrays(np.float32, shapes, elements=st.floats(width=32, allow_nan=False)))
+@given(x=hnp.arrays(np.float32, shapes, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_32_bits_are_exact(x):
     got, sent = round_trip(x, 32)
     assert sent.data == x.tobytes()
@@ -152,6 +152,16 @@ def test_a_payload_of_another_length_is_refused(bits, change):
 def test_a_bit_width_that_does_not_exist_is_refused(bits):
     with pytest.raises(PeerError, match=f"{bits} bits"):
         codecs.decode(bytes(max(0, codecs.payload_bytes(8, bits))), bits, 0.0, 1.0, (8,))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_floats_that_are_no_finite_numbers_are_refused(value):
+    """At 32 bits a payload is the floats themselves: only there can a peer send what no device computes."""
+    x = np.zeros((2, 3), np.float32)
+    assert (codecs.decode(x.tobytes(), 32, 0.0, 1.0, x.shape) == x).all()
+    x[1, 2] = value
+    with pytest.raises(PeerError, match="24 bytes holds values that are no finite numbers"):
+        codecs.decode(x.tobytes(), 32, 0.0, 1.0, x.shape)
 
 
 def test_the_header_of_the_cost_model_is_the_header_on_the_wire():
